@@ -1,0 +1,3 @@
+"""archer: reinforcement learning with verifiable rewards for large language models."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,137 @@
+"""Log-probability and entropy of sampled tokens from hidden states, never holding all logits.
+
+Peak memory is a few buffers of [chunk, V] instead of [T, V]: the backward pass computes the logits
+of each chunk again. Worker only, hence the plain torch import.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+
+def chunked_logprobs(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    temperature: float,
+    chunk_tokens: int = 1024,
+    bias: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probability of the targets and entropy under softmax(logits / temperature).
+
+    The matrix product runs in the type of ``hidden``, everything after it in float32 (float64 for
+    float64). Both results are differentiable with respect to hidden, weight and bias.
+
+    Args:
+        hidden: float [T, H], the state that predicts each target
+        weight: float [V, H], same type as ``hidden``. Under ZeRO-3 it must be gathered in forward
+            and in backward
+        targets: int64 [T]
+        temperature: the sampling temperature
+        chunk_tokens: rows of logits alive at a time
+        bias: float [V]
+    Returns:
+        logprobs [T] and entropy [T], in nats.
+    """
+    return ChunkedLogprobs.apply(hidden, weight, bias, targets, temperature, chunk_tokens)
+
+
+class ChunkedLogprobs(torch.autograd.Function):
+    """The function behind ``chunked_logprobs``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        temperature: float,
+        chunk_tokens: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        # The parameter itself is saved, no view or cast: ZeRO-3 frees its data between the passes.
+        ctx.save_for_backward(hidden, weight, bias, targets)
+        ctx.temperature, ctx.chunk_tokens = temperature, chunk_tokens
+        ctx.set_materialize_grads(False)
+        logprobs = hidden.new_empty(len(hidden), dtype=_wide_type(hidden))
+        entropy = torch.empty_like(logprobs)
+        for rows in _chunks(len(hidden), chunk_tokens):
+            log_p = _log_softmax(hidden[rows], weight, bias, temperature)
+            logprobs[rows] = log_p.gather(1, targets[rows, None]).squeeze(1)
+            entropy[rows] = _entropy(log_p, log_p.exp())
+        return logprobs, entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad_logprobs: torch.Tensor | None, grad_entropy: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, ...]:
+        hidden, weight, bias, targets = ctx.saved_tensors
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        wide = _wide_type(hidden)
+        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+        # Summed over chunks in float32: bfloat16 would round once per chunk.
+        grad_weight = torch.zeros_like(weight, dtype=wide) if needs_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=wide) if needs_bias else None
+        if grad_logprobs is None:
+            grad_logprobs = hidden.new_zeros(len(hidden), dtype=wide)
+        for rows in _chunks(len(hidden), ctx.chunk_tokens):
+            grad_logits = _grad_logits(
+                _log_softmax(hidden[rows], weight, bias, ctx.temperature),
+                targets[rows],
+                grad_logprobs[rows],
+                None if grad_entropy is None else grad_entropy[rows],
+            )
+            grad_logits = grad_logits.div_(ctx.temperature).to(hidden.dtype)
+            if grad_hidden is not None:
+                grad_hidden[rows] = grad_logits @ weight
+            if grad_weight is not None:
+                grad_weight += grad_logits.T @ hidden[rows]
+            if grad_bias is not None:
+                grad_bias += grad_logits.sum(0, dtype=wide)
+        grad_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
+        grad_bias = None if grad_bias is None else grad_bias.to(bias.dtype)
+        return grad_hidden, grad_weight, grad_bias, None, None, None
+
+
+def _chunks(num_tokens: int, chunk_tokens: int) -> list[slice]:
+    return [slice(start, start + chunk_tokens) for start in range(0, num_tokens, chunk_tokens)]
+
+
+def _wide_type(hidden: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(hidden.dtype, torch.float32)
+
+
+def _log_softmax(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, temperature: float
+) -> torch.Tensor:
+    """[chunk, V] log-probabilities in float32 or wider, normalised in place."""
+    logits = F.linear(hidden, weight, bias).to(_wide_type(hidden)).div_(temperature)
+    return logits.sub_(logits.logsumexp(1, keepdim=True))
+
+
+def _grad_logits(
+    log_p: torch.Tensor,
+    targets: torch.Tensor,
+    grad_logprobs: torch.Tensor,
+    grad_entropy: torch.Tensor | None,
+) -> torch.Tensor:
+    """Gradient of the scaled logits z, [chunk, V]. Overwrites ``log_p``.
+
+    d logprob / dz_v = [v = target] - p_v; d entropy / dz_v = -p_v (log p_v + entropy).
+    """
+    p = log_p.exp()
+    pull = grad_logprobs[:, None]
+    if grad_entropy is not None:
+        entropy = _entropy(log_p, p)
+        pull = log_p.add_(entropy[:, None]).mul_(grad_entropy[:, None]).add_(pull)
+    return p.mul_(pull).neg_().scatter_add_(1, targets[:, None], grad_logprobs[:, None])
+
+
+def _entropy(log_p: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """[chunk]; a dot product, so that p * log p is never stored."""
+    return -torch.linalg.vecdot(p, log_p)

@@ -1,0 +1,99 @@
+"""Masked sums, quantiles and classes over flat responses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from archer.algos._torch import torch
+from archer.algos.objective import TokenInputs
+
+
+def sanitise(tokens: TokenInputs) -> TokenInputs:
+    """The same tokens with 0 wherever the mask is False. The first line of every objective.
+
+    Off the mask anything may stand, and NaN * 0 is NaN, forward and backward: garbage has to be
+    replaced *before* any arithmetic for gradients to stay finite.
+    """
+    columns = (
+        "logprobs",
+        "old_logprobs",
+        "rollout_logprobs",
+        "advantages",
+        "loss_weights",
+        "entropy",
+        "ref_logprobs",
+    )
+    present = {name: getattr(tokens, name) for name in columns if getattr(tokens, name) is not None}
+    return replace(
+        tokens, **{name: torch.where(tokens.mask, values, 0) for name, values in present.items()}
+    )
+
+
+def mean_over(values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A metric as (sum over the mask, size of the mask): float32 scalars, both additive.
+
+    Args:
+        values: float or bool [R]
+        mask: bool [R]
+    """
+    return torch.where(mask, values.detach().float(), 0).sum(), mask.sum().float()
+
+
+def row_ids(offsets: torch.Tensor, num_tokens: int) -> torch.Tensor:
+    """int64 [R]: the response each token belongs to."""
+    rows = torch.arange(len(offsets) - 1, device=offsets.device)
+    return torch.repeat_interleave(rows, offsets.diff(), output_size=num_tokens)
+
+
+def row_counts(mask: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+    """int64 [N]: True tokens of each response."""
+    counts = torch.zeros(len(offsets) - 1, dtype=torch.int64, device=mask.device)
+    return counts.index_add(0, row_ids(offsets, len(mask)), mask.long())
+
+
+def row_quantile(
+    values: torch.Tensor, mask: torch.Tensor, offsets: torch.Tensor, q: float
+) -> torch.Tensor:
+    """Quantile of each response's masked tokens, interpolated linearly like ``torch.quantile``.
+
+    Computed in float32: coarser types tie neighbouring entropies and make quantiles degenerate.
+
+    Args:
+        values: float [R]
+        mask: bool [R]
+        offsets: int64 [N+1]
+        q: in [0, 1]
+    Returns:
+        float32 [N]; NaN for a response without masked tokens.
+    """
+    keys = torch.where(mask, values.float(), torch.inf)
+    order = keys.argsort()
+    order = order[
+        row_ids(offsets, len(mask))[order].argsort(stable=True)
+    ]  # by response, then by value
+    ascending = torch.cat(
+        [keys[order], keys.new_full((1,), torch.nan)]
+    )  # empty responses point at the NaN
+
+    counts = row_counts(mask, offsets)
+    start = torch.where(counts > 0, offsets[:-1], len(mask))
+    rank = q * (counts - 1).clamp(min=0).double()
+    lower, upper = ascending[start + rank.floor().long()], ascending[start + rank.ceil().long()]
+    return torch.lerp(lower, upper, rank.frac().float())
+
+
+def above_quantile(
+    values: torch.Tensor, mask: torch.Tensor, offsets: torch.Tensor, q: float, strict: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens above the quantile of their own response.
+
+    Args:
+        values, mask, offsets, q: as in ``row_quantile``
+        strict: whether a token exactly at the threshold stays out
+    Returns:
+        bool [R], False off the mask; and the thresholds, float32 [N].
+    """
+    thresholds = row_quantile(values, mask, offsets, q)
+    own = thresholds[row_ids(offsets, len(mask))]
+    is_above = values.float() > own if strict else values.float() >= own
+    return is_above & mask, thresholds

@@ -1,0 +1,111 @@
+"""Checkpoints: whole or absent, exact to resume from, and a Hugging Face folder beside the state.
+
+    checkpoints/step_000020/
+        state.json   step, prompt position, config and a digest of every other file
+        zero/ rng_*  DeepSpeed's shards: weights, optimizer, and each rank's RNG
+        hf/          config.json, model.safetensors, tokenizer: load with transformers or vLLM
+
+A checkpoint is written under a temporary name, described by ``state.json`` last, then renamed. ``load`` checks
+every digest, so a file cut off or changed later is refused with the reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from archer.errors import CheckpointError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class TrainerState:
+    """What the driver itself has to remember; everything else follows from the seed."""
+
+    step: int
+    """Rollout steps completed."""
+    prompt_position: int
+    keep_frac: float
+    skipped_in_a_row: int
+
+
+class Checkpoints:
+    """The checkpoints of one run directory.
+
+    Args:
+        folder: ``<run>/checkpoints``.
+        keep: how many to keep; the oldest go after a new one is complete.
+        identity: what a checkpoint must agree with to be resumed from: world size, ZeRO stage, model.
+    """
+
+    def __init__(self, folder: Path, keep: int, identity: dict[str, object]):
+        self.folder, self.keep, self.identity = folder, keep, identity
+
+    def latest(self) -> Path | None:
+        """The newest complete checkpoint."""
+        complete = sorted(self.folder.glob("step_*/state.json"))
+        return complete[-1].parent if complete else None
+
+    def save(self, state: TrainerState, write: Callable[[Path], None]) -> Path:
+        """Have ``write(folder)`` put its files down, then seal and publish the checkpoint."""
+        final = self.folder / f"step_{state.step:06d}"
+        temporary = self.folder / f".step_{state.step:06d}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        write(temporary)
+        description = {
+            "format": FORMAT,
+            "identity": self.identity,
+            "state": asdict(state),
+            "files": {str(p.relative_to(temporary)): _digest(p) for p in _files(temporary)},
+        }
+        (temporary / "state.json").write_text(json.dumps(description, indent=1))
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+        for old in sorted(self.folder.glob("step_*"))[: -self.keep]:
+            shutil.rmtree(old, ignore_errors=True)
+        return final
+
+    def load(self, checkpoint: Path) -> TrainerState:
+        """Verify a checkpoint and return the driver's state.
+
+        Raises:
+            CheckpointError: torn, from another format, or from a run it does not fit.
+        """
+        try:
+            description = json.loads((checkpoint / "state.json").read_text())
+            files, identity = description["files"], description["identity"]
+        except (OSError, ValueError, KeyError) as error:
+            raise self._refuse(checkpoint, f"a readable state.json ({error})") from error
+        if description.get("format") != FORMAT:
+            raise self._refuse(checkpoint, f"checkpoint format {FORMAT}, it has {description.get('format')}")
+        for key, expected in self.identity.items():
+            if identity.get(key) != expected:
+                raise self._refuse(checkpoint, f"a checkpoint with {key}={expected!r}, it has {identity.get(key)!r}")
+        for name, digest in files.items():
+            path = checkpoint / name
+            if not path.is_file():
+                raise self._refuse(checkpoint, f"the file {name}, which is missing")
+            if _digest(path) != digest:
+                raise self._refuse(checkpoint, f"{name} as it was written; it is torn or was changed")
+        return TrainerState(**description["state"])
+
+    @staticmethod
+    def _refuse(checkpoint: Path, expected: str) -> CheckpointError:
+        return CheckpointError(
+            "checkpoint", str(checkpoint), expected, "Delete this folder to resume from the one before it."
+        )
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file())
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]

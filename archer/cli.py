@@ -1,0 +1,162 @@
+"""The command line, checked before Hydra composes it, and errors shown as one message."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar, get_origin
+
+from hydra._internal.utils import get_args_parser  # the only way to tell flags from overrides
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, ValueType
+from hydra.errors import HydraException
+from pydantic import BaseModel
+
+from archer.config import TrainConfig, known_keys, section_of, suggestion
+from archer.errors import ConfigError
+
+Result = TypeVar("Result")
+
+
+def check_overrides(argv: list[str], conf_dir: Path) -> None:
+    """Refuse overrides that Hydra or the typed config would refuse later and less helpfully.
+
+    Additions (``+x=``, ``++x=``), deletions (``~x``) and ``hydra.*`` are left to Hydra.
+
+    Args:
+        argv: the arguments after the program's name.
+        conf_dir: the primary folder of configuration groups.
+
+    Raises:
+        ConfigError: a malformed override, an unknown key, or a group option that does not exist.
+    """
+    args, rest = get_args_parser().parse_known_args(argv)
+    words = args.overrides + [word for word in rest if not word.startswith("-")]
+    overrides = [_parse(word) for word in words]
+    if args.config_path is not None:  # somebody's own groups, not ours to know
+        return
+    groups = _group_options([conf_dir, *([Path(args.config_dir)] if args.config_dir else [])])
+    # A search path set on the command line may bring options that no folder here has.
+    is_open = any(o.key_or_group == "hydra.searchpath" for o in overrides)
+    for override in overrides:
+        key = override.key_or_group
+        if key.split(".")[0].split("/")[0] == "hydra" or not _changes(override):
+            continue
+        if key in groups:
+            if not is_open:
+                _check_choices(override, groups[key])
+        elif not _is_known(key):
+            raise _unknown_key(override, [*groups, *known_keys()])
+
+
+def run_or_explain(function: Callable[[], Result]) -> Result:
+    """Run a command; print a ConfigError as one message and exit with status 2.
+
+    ``ARCHER_TRACEBACK=1`` lets the traceback through.
+    """
+    try:
+        return function()
+    except ConfigError as error:
+        if os.environ.get("ARCHER_TRACEBACK") == "1":
+            raise
+        print(
+            f"archer: {error.key} is not usable as it stands.\n"
+            f"  value     {error.value!r}\n"
+            f"  expected  {error.expected}\n"
+            f"  mend      {error.mend}",
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from None
+
+
+def _parse(word: str) -> Override:
+    key, equals, value = word.partition("=")
+    if not key or not (equals or key.startswith("~")):
+        hint = suggestion(key, known_keys())
+        raise ConfigError(word, None, "an override KEY=VALUE", f"Write it as KEY=VALUE.{hint}")
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException as error:
+        raise ConfigError(
+            key,
+            value,
+            f"a value in Hydra's override syntax ({error})",
+            f"Quote special characters, for your shell and for Hydra: '{key}=\"{value}\"'.",
+        ) from error
+
+
+def _changes(override: Override) -> bool:
+    return not (override.is_add() or override.is_force_add() or override.is_delete())
+
+
+def _group_options(folders: list[Path]) -> dict[str, set[str]]:
+    """Group name (``algo``, or ``a/b`` when nested) -> names of its options."""
+    groups: dict[str, set[str]] = {}
+    for folder in folders:
+        for group in (path for path in folder.rglob("*") if path.is_dir()):
+            options = groups.setdefault(group.relative_to(folder).as_posix(), set())
+            options.update(path.stem for path in group.glob("*.yaml"))
+    return groups
+
+
+def _check_choices(override: Override, options: set[str]) -> None:
+    group = override.key_or_group
+    for choice in _choices(override):
+        name = choice.removesuffix(".yaml")
+        if name not in options:
+            known = ", ".join(sorted(options)) or "nothing yet"
+            raise ConfigError(
+                group,
+                choice,
+                f"one of {known}",
+                f"Choose one of them, or add conf/{group}/{name}.yaml."
+                f"{suggestion(name, sorted(options))}",
+            )
+
+
+def _choices(override: Override) -> list[str]:
+    """The options an override names; none for ``null`` and for globs, which match what exists."""
+    if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
+        return []
+    if override.is_choice_sweep():
+        return list(override.sweep_string_iterator())
+    value = override.value()
+    names = value if isinstance(value, list) else [value]
+    return [str(name) for name in names if name is not None]
+
+
+def _is_known(key: str) -> bool:
+    return key in known_keys() or any(key.startswith(f"{free}.") for free in _free_keys())
+
+
+def _free_keys(section: type[BaseModel] = TrainConfig, prefix: str = "") -> list[str]:
+    """Keys of free dictionaries, such as ``algo.loss``; what lies below is checked by its owner."""
+    keys = []
+    for name, field in section.model_fields.items():
+        inner = section_of(field.annotation)
+        if inner is not None:
+            keys += _free_keys(inner, f"{prefix}{name}.")
+        elif get_origin(field.annotation) is dict:
+            keys.append(prefix + name)
+    return keys
+
+
+def _unknown_key(override: Override, known: list[str]) -> ConfigError:
+    key = override.key_or_group
+    parent, _, leaf = key.rpartition(".")
+    same_leaf = [k for k in known if k.rpartition(".")[2] == leaf]
+    siblings = [k.rpartition(".")[2] for k in known if parent and k.rpartition(".")[0] == parent]
+    if same_leaf:
+        hint = f" Did you mean {' or '.join(map(repr, same_leaf))}?"
+    elif siblings:
+        hint = suggestion(leaf, siblings) or f" Known in {parent}: {', '.join(siblings)}."
+    else:
+        hint = suggestion(key, known)
+    return ConfigError(
+        key,
+        override.get_value_string(),
+        "a key of docs/configuration.md",
+        f"There is no such key.{hint}",
+    )

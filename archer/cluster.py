@@ -1,0 +1,214 @@
+"""Ray, placement and the actors of a run. What differs between CPU and GPU is decided here and in conf/cluster/."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError
+from ray.util.placement_group import PlacementGroup, placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from archer.config import ClusterConfig, TrainConfig
+from archer.errors import ConfigError
+from archer.preflight import Inputs
+from archer.types import SampleRequest
+from archer.workers.group import RankHost, WorkerGroup
+from archer.workers.pool import StreamingPool
+from archer.workers.reward import RewardWorker
+from archer.workers.rollout import RolloutSpec, RolloutWorker
+
+QUIET = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONWARNINGS": "ignore",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+ON_CPU = {
+    # More OpenMP threads than free cores spin against each other: a step of 2 s becomes one of 20 s.
+    "OMP_NUM_THREADS": "1",
+    # "auto" would pin every engine of the machine to the same core.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    # Two small sampler helpers are compiled even in eager mode: 20 s at the first request, for nothing.
+    "TORCHDYNAMO_DISABLE": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    "DS_ACCELERATOR": "cpu",
+}
+
+
+def start_ray(cluster: ClusterConfig) -> None:
+    """Join the configured Ray cluster, or start one on this machine for this run."""
+    if ray.is_initialized():
+        return
+    options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "include_dashboard": False}
+    if cluster.address is not None:
+        options = {"address": cluster.address, "logging_level": "ERROR", "log_to_driver": False}
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray would overwrite CUDA_VISIBLE_DEVICES of actors without a GPU in a coming version; keep it as it is.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    ray.init(**options)
+
+
+class Placement:
+    """Which Ray resources each worker gets.
+
+    On CPU every worker takes ``cpus_per_worker`` anywhere. On GPUs ``colocated`` packs one policy rank, one
+    rollout rank and one reference rank on each GPU; ``disaggregated`` gives rollout engines and policy ranks
+    GPUs of their own.
+    """
+
+    def __init__(self, cluster: ClusterConfig):
+        self.cluster = cluster
+        self._policy: PlacementGroup | None = None
+        self._rollout: PlacementGroup | None = None
+        if cluster.device == "cuda":
+            self._policy = self._reserve(cluster.policy_workers)
+            self._rollout = self._policy
+            if cluster.layout == "disaggregated":
+                self._rollout = self._reserve(cluster.rollout_replicas * cluster.tensor_parallel)
+
+    def _reserve(self, num_gpus: int) -> PlacementGroup:
+        group = placement_group([{"GPU": 1, "CPU": 3 * self.cluster.cpus_per_worker}] * num_gpus, strategy="PACK")
+        try:
+            ray.get(group.ready(), timeout=self.cluster.start_timeout_s)
+        except GetTimeoutError:
+            available = ray.available_resources()
+            raise ConfigError(
+                "cluster",
+                f"{num_gpus} GPUs with {3 * self.cluster.cpus_per_worker:g} CPUs each",
+                f"free resources, Ray offers {available.get('GPU', 0):g} GPUs and {available.get('CPU', 0):g} CPUs",
+                "Use fewer workers, or wait for the nodes to join.",
+            ) from None
+        return group
+
+    def zero_rank(self, rank: int) -> dict[str, Any]:
+        """Actor options of policy or reference rank ``rank``; the two share a GPU."""
+        return self._options(self._policy, rank, gpu_share=0.3)
+
+    def engine(self, replica: int) -> dict[str, Any]:
+        """Actor options of a rollout engine. With tensor parallelism vLLM places its own ranks."""
+        shared = self.cluster.layout == "colocated"
+        return self._options(self._rollout, replica * self.cluster.tensor_parallel, 0.4 if shared else 1.0)
+
+    def _options(self, group: PlacementGroup | None, bundle: int, gpu_share: float) -> dict[str, Any]:
+        environment = QUIET | (ON_CPU if self.cluster.device == "cpu" else {})
+        options: dict[str, Any] = {
+            "num_cpus": self.cluster.cpus_per_worker,
+            "runtime_env": {"env_vars": environment},
+        }
+        if group is not None:
+            options["num_gpus"] = gpu_share
+            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
+                placement_group=group, placement_group_bundle_index=bundle
+            )
+        return options
+
+
+def start_zero_group(
+    worker: str, name: str, config: TrainConfig, inputs: Inputs, placement: Placement
+) -> WorkerGroup:
+    """Start policy or reference ranks; returns before they are ready.
+
+    Args:
+        worker: dotted path of the class of one rank.
+    """
+    num_ranks = config.cluster.policy_workers
+    # Rank 0 binds the rendezvous port on whatever node it lands, so ask it there.
+    rendezvous = ray.remote(_Rendezvous).options(**placement.zero_rank(0) | {"num_gpus": 0}).remote()
+    address, port = ray.get(rendezvous.address.remote(), timeout=config.cluster.start_timeout_s)
+    ray.kill(rendezvous)
+    actors = [
+        ray.remote(RankHost)
+        .options(**placement.zero_rank(rank))
+        .remote(worker, config, inputs.model_path, rank, num_ranks, address, port)
+        for rank in range(num_ranks)
+    ]
+    return WorkerGroup(actors, name, config.cluster.step_timeout_s)
+
+
+class _Rendezvous:
+    def address(self) -> tuple[str, int]:
+        from archer.weight_sync import free_port
+
+        return ray.util.get_node_ip_address(), free_port()
+
+
+def start_rollouts(config: TrainConfig, inputs: Inputs, placement: Placement) -> StreamingPool:
+    """Start the vLLM engines; returns before they are ready."""
+    cluster = config.cluster
+    spec = RolloutSpec(
+        model_path=inputs.model_path,
+        device=cluster.device,
+        dtype=cluster.dtype,
+        max_model_len=config.max_sequence_tokens,
+        max_num_seqs=cluster.max_num_seqs,
+        tensor_parallel=cluster.tensor_parallel,
+        kv_cache_bytes=cluster.kv_cache_bytes,
+        gpu_memory_utilization=cluster.gpu_memory_utilization,
+        weight_transfer=transfer_backend(cluster),
+        enable_sleep=cluster.layout == "colocated",
+        eos_token_ids=inputs.eos_token_ids,
+        trust_remote_code=config.model.trust_remote_code,
+        seed=config.seed,
+    )
+
+    def spawn(replica: int) -> ActorHandle:
+        return ray.remote(RolloutWorker).options(**placement.engine(replica), max_concurrency=1000).remote(spec)
+
+    def cost(request: SampleRequest) -> float:
+        return len(request.prompt_tokens) + request.max_tokens
+
+    return StreamingPool(spawn, cluster.rollout_replicas, "rollout", cost)
+
+
+def start_rewards(config: TrainConfig) -> StreamingPool:
+    """Start the reward pool: one actor, whose verifiers are processes of its own that it can kill."""
+
+    def spawn(_: int) -> ActorHandle:
+        # Light and mostly waiting for its processes: it reserves nothing.
+        options = {"num_cpus": 0, "runtime_env": {"env_vars": QUIET}, "max_concurrency": 1000}
+        return ray.remote(RewardWorker).options(**options).remote(config.reward)
+
+    return StreamingPool(spawn, 1, "reward")
+
+
+def transfer_backend(cluster: ClusterConfig) -> str:
+    """Name of vLLM's weight-transfer backend for this layout."""
+    if cluster.device == "cpu":
+        return "shm"
+    return "ipc" if cluster.layout == "colocated" else "nccl"
+
+
+def wait_until_ready(refs: list[ray.ObjectRef], timeout_s: float, what: str) -> list[dict[str, Any]]:
+    """Results of ``ready()`` calls: what each worker says of itself once it runs.
+
+    Raises:
+        ConfigError: they did not start in time, with what Ray still had to give.
+    """
+    try:
+        return ray.get(refs, timeout=timeout_s)
+    except GetTimeoutError:
+        raise ConfigError(
+            "cluster.start_timeout_s",
+            timeout_s,
+            f"{what} ready in that time; Ray has {ray.available_resources()} left",
+            "Lower the number of workers or cluster.cpus_per_worker, or raise the timeout.",
+        ) from None
+
+
+def describe_nodes() -> list[dict[str, Any]]:
+    """Node addresses and resources, for the run's environment.json."""
+    return [{"address": n["NodeManagerAddress"], "resources": n["Resources"]} for n in ray.nodes() if n["Alive"]]
+
+
+
+
+def stop_actors(*pools: StreamingPool | None) -> None:
+    """Let engines and verifiers end their own child processes, then end everything Ray started."""
+    actors = [actor for pool in pools if pool is not None for actor in pool.actors]
+    ray.wait([actor.close.remote() for actor in actors], num_returns=len(actors), timeout=10) if actors else None
+    ray.shutdown()

@@ -1,0 +1,285 @@
+"""Prompts -> a full batch of informative groups: sampling, scoring, filtering and refill in one stream.
+
+Samples are scored the moment they finish and groups complete out of order, but groups are *decided* in prompt
+order: the batch is the first ``prompts_per_step`` groups of the prompt stream that are kept. What enters a batch
+therefore depends on the policy and the seed alone, never on which response was quick, so short responses are
+not favoured and a resumed run collects the same batch. Groups beyond the last kept one are given up, and
+their prompts are met again at the next step.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import ray
+
+from archer.config import TrainConfig
+from archer.errors import LedgerError
+from archer.prompts import PromptLoader
+from archer.seeds import derive_seed
+from archer.tokenizer import Tokenizer
+from archer.types import Completion, Group, Prompt, RewardResult, Sample, SampleRequest, ScoreRequest
+from archer.workers.pool import StreamingPool
+
+FinalState = Literal["trained", "unscored", "uniform", "failed", "surplus"]
+"""Where a sample ends: in the batch; in the batch but out of the loss, its verifier failed; in a group of equal
+verdicts; in a group with fewer than two verdicts; beyond what the batch needed."""
+
+
+class RolloutStalled(RuntimeError):
+    """Nothing finished for a whole ``cluster.step_timeout_s``."""
+
+
+class TooManyFailures(RuntimeError):
+    """The verifier fails so often that rewards mean nothing."""
+
+
+class Ledger:
+    """Every sample submitted ends in exactly one counted state."""
+
+    def __init__(self) -> None:
+        self._open: set[str] = set()
+        self._states: Counter[str] = Counter()
+        self._submitted = 0
+
+    def submit(self, ids: Sequence[str]) -> None:
+        if not self._open.isdisjoint(ids):
+            raise LedgerError(f"submitted twice: {sorted(self._open.intersection(ids))}")
+        self._open.update(ids)
+        self._submitted += len(ids)
+
+    def settle(self, id: str, state: FinalState) -> None:
+        if id not in self._open:
+            raise LedgerError(f"sample {id} settled as {state}, but it is not open")
+        self._open.remove(id)
+        self._states[state] += 1
+
+    def close(self) -> dict[str, float]:
+        """Counts of the step.
+
+        Raises:
+            LedgerError: a sample is unaccounted for.
+        """
+        if self._open or self._submitted != self._states.total():
+            raise LedgerError(f"{len(self._open)} samples unaccounted for: {sorted(self._open)[:5]}")
+        names = ("trained", "unscored", "uniform", "failed", "surplus")
+        return {"ledger/submitted": float(self._submitted)} | {
+            f"ledger/{name}": float(self._states[name]) for name in names
+        }
+
+
+@dataclass
+class _OpenGroup:
+    prompt: Prompt
+    samples: list[Sample | None]
+
+    @property
+    def is_complete(self) -> bool:
+        return None not in self.samples
+
+
+class SampleStream:
+    """Requests in, scored samples out: completions go to the reward pool as soon as they finish."""
+
+    def __init__(self, rollouts: StreamingPool, rewards: StreamingPool, tokenizer: Tokenizer, timeout_s: float):
+        self.rollouts, self.rewards = rollouts, rewards
+        self._tokenizer, self._timeout_s = tokenizer, timeout_s
+        self._asked: dict[str, tuple[Prompt, int]] = {}
+        self._completed: dict[str, tuple[Completion, str]] = {}
+
+    def ask(self, prompt: Prompt, requests: Sequence[SampleRequest]) -> None:
+        """Sample the given requests of one prompt; request i becomes the sample of index i."""
+        self._asked |= {request.id: (prompt, i) for i, request in enumerate(requests)}
+        self.rollouts.submit(requests)
+
+    def wait(self) -> list[Sample]:
+        """Samples scored since the last call; blocks for something to happen, may return none.
+
+        Raises:
+            RolloutStalled: nothing finished within the timeout.
+        """
+        polls = self.rollouts.polls() + self.rewards.polls()
+        ready, _ = ray.wait(polls, num_returns=1, timeout=self._timeout_s)
+        if not ready:
+            raise RolloutStalled(
+                f"no response and no reward arrived for {self._timeout_s:.0f} s (cluster.step_timeout_s)"
+            )
+        scored: list[Sample] = []
+        to_score: list[ScoreRequest] = []
+        for poll in ready:
+            if poll in self.rewards.polls():
+                scored += [self._sample(id, result) for id, result in self.rewards.take(poll)]
+            else:
+                to_score += [self._score_request(c) for _, c in self.rollouts.take(poll)]
+        self.rewards.submit(to_score)
+        return scored
+
+    def _score_request(self, completion: Completion) -> ScoreRequest:
+        prompt, _ = self._asked[completion.request_id]
+        text = self._tokenizer.decode(completion.tokens)
+        self._completed[completion.request_id] = (completion, text)
+        return ScoreRequest(
+            completion.request_id, text, prompt.ground_truth, prompt.text, prompt.source, completion.finish_reason
+        )
+
+    def _sample(self, id: str, result: RewardResult) -> Sample:
+        prompt, index = self._asked.pop(id)
+        completion, text = self._completed.pop(id)
+        return Sample(prompt, index, completion, text, result)
+
+    def give_up(self) -> list[str]:
+        """Abort everything in flight and wait until the workers have let go of it; returns the ids."""
+        self.rollouts.abort(self._asked)
+        self.rewards.abort(self._asked)
+        deadline = time.monotonic() + self._timeout_s
+        while polls := self.rollouts.polls() + self.rewards.polls():
+            ready, _ = ray.wait(polls, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise RolloutStalled("aborted requests were not given back (cluster.step_timeout_s)")
+            pool = self.rewards if ready[0] in self.rewards.polls() else self.rollouts
+            pool.take(ready[0])
+        ids = list(self._asked)
+        self._asked.clear()
+        self._completed.clear()
+        return ids
+
+
+@dataclass(frozen=True)
+class Collected:
+    """One step's rollouts."""
+
+    groups: tuple[Group, ...]
+    """Kept groups, prompt order; fewer than ``prompts_per_step`` only when the budget ran out."""
+    decided: tuple[Group, ...]
+    """All complete groups that were looked at, the dropped ones too: what rewards are reported on."""
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Collector:
+    """Fills one batch at a time.
+
+    Args:
+        stream: rollout and reward pools.
+        loader: training prompts; its position moves by the prompts that were decided, no further.
+    """
+
+    def __init__(self, config: TrainConfig, stream: SampleStream, loader: PromptLoader):
+        self.config, self.stream, self.loader = config, stream, loader
+        self.keep_frac = 1.0
+        """Share of groups kept at the last step: how many prompts to start with. Only speed hangs on it."""
+
+    def next_batch(self, step: int, on_progress: Callable[[int, int], None] = lambda done, total: None) -> Collected:
+        """Sample until ``prompts_per_step`` groups are kept or the budget of prompts is used up."""
+        wanted = self.config.trainer.prompts_per_step
+        budget = wanted * (self.config.algo.max_rounds if self.config.algo.reject_uniform else 1)
+        start = self.loader.position
+        ledger = Ledger()
+        opened: list[_OpenGroup] = []
+        by_sample: dict[str, _OpenGroup] = {}
+        kept: list[Group] = []
+        decided: list[Group] = []
+
+        while len(kept) < wanted and len(decided) < budget:
+            missing = math.ceil((wanted - len(kept)) / max(self.keep_frac, 0.1))
+            while len(opened) < min(len(decided) + missing, budget):
+                group = self._open(step, ledger, by_sample)
+                opened.append(group)
+            for sample in self.stream.wait():
+                by_sample[f"{sample.prompt.id}/{sample.index}"].samples[sample.index] = sample
+            while len(decided) < len(opened) and opened[len(decided)].is_complete and len(kept) < wanted:
+                group = Group(opened[len(decided)].prompt, tuple(opened[len(decided)].samples))
+                decided.append(group)
+                if self._settle(group, ledger):
+                    kept.append(group)
+            on_progress(len(kept), wanted)
+
+        self.stream.give_up()
+        for group in opened[len(decided) :]:
+            for index in range(len(group.samples)):
+                ledger.settle(f"{group.prompt.id}/{index}", "surplus")
+        self.loader.rewind(start + len(decided))
+        self.keep_frac = len(kept) / len(decided)
+        collected = Collected(tuple(kept), tuple(decided), ledger.close() | self._metrics(kept, decided))
+        self._check_failures(decided)
+        return collected
+
+    def _open(self, step: int, ledger: Ledger, by_sample: dict[str, _OpenGroup]) -> _OpenGroup:
+        prompt = self.loader.next()
+        requests = sample_requests(
+            prompt,
+            self.config.trainer.group_size,
+            lambda index: derive_seed(self.config.seed, "rollout", step, prompt.id, index),
+            temperature=self.config.sampling.temperature,
+            top_p=1.0,
+            max_tokens=self.config.sampling.max_response_tokens,
+        )
+        group = _OpenGroup(prompt, [None] * len(requests))
+        ledger.submit([request.id for request in requests])
+        by_sample |= {request.id: group for request in requests}
+        self.stream.ask(prompt, requests)
+        return group
+
+    def _settle(self, group: Group, ledger: Ledger) -> bool:
+        """Decide a complete group; True if it enters the batch."""
+        num_valid = sum(s.result.is_valid for s in group.samples)
+        if num_valid < min(2, len(group.samples)):
+            state: FinalState = "failed"
+        elif self.config.algo.reject_uniform and group.is_uniform:
+            state = "uniform"
+        else:
+            state = "trained"
+        for sample in group.samples:
+            is_out = state == "trained" and not sample.result.is_valid
+            ledger.settle(f"{sample.prompt.id}/{sample.index}", "unscored" if is_out else state)
+        return state == "trained"
+
+    def _metrics(self, kept: Sequence[Group], decided: Sequence[Group]) -> dict[str, float]:
+        samples = [s for g in decided for s in g.samples]
+        valid = [s for s in samples if s.result.is_valid]
+        lengths = np.array([len(s.completion.tokens) for s in samples])
+        rewards = np.array([s.result.reward for s in valid])
+        correct = np.array([s.result.correct for s in valid])
+        return {
+            "reward/mean": _mean(rewards),
+            "reward/std": float(rewards.std()) if len(rewards) else math.nan,
+            "reward/accuracy": _mean(correct),
+            "reward/no_answer_frac": _mean([s.result.status == "no_answer" for s in valid]),
+            "reward/failure_frac": 1 - len(valid) / len(samples),
+            "rollout/prompts": float(len(decided)),
+            "rollout/kept_frac": len(kept) / len(decided),
+            "rollout/solve_all_frac": _mean([all(s.result.correct for s in g.samples) for g in decided]),
+            "rollout/solve_none_frac": _mean([not any(s.result.correct for s in g.samples) for g in decided]),
+            "rollout/rounds": len(decided) / self.config.trainer.prompts_per_step,
+            "rollout/response_tokens_mean": _mean(lengths),
+            "rollout/response_tokens_max": float(lengths.max()),
+            "rollout/truncated_frac": _mean([s.completion.finish_reason == "length" for s in samples]),
+            "rollout/weight_version": float(min(s.completion.weight_version for s in samples)),
+            "rollout/restarts": float(self.stream.rollouts.num_restarts + self.stream.rewards.num_restarts),
+        }
+
+    def _check_failures(self, decided: Sequence[Group]) -> None:
+        results = [s.result for g in decided for s in g.samples]
+        failed = [r for r in results if not r.is_valid]
+        limit = self.config.reward.max_failure_frac
+        if len(failed) > limit * len(results):
+            raise TooManyFailures(
+                f"the verifier failed on {len(failed)} of {len(results)} responses, more than "
+                f"reward.max_failure_frac={limit:g}; the first: {failed[0].status}: {failed[0].detail}"
+            )
+
+
+def sample_requests(
+    prompt: Prompt, count: int, seed: Callable[[int], int], **sampling: Any
+) -> list[SampleRequest]:
+    """``count`` requests for one prompt, each with its own seed."""
+    return [SampleRequest(f"{prompt.id}/{i}", prompt.tokens, seed(i), **sampling) for i in range(count)]
+
+
+def _mean(values: Any) -> float:
+    return float(np.mean(values)) if len(values) else math.nan

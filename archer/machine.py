@@ -1,0 +1,132 @@
+"""Whether this machine can carry the run: packages, CPUs, GPUs. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+from importlib.util import find_spec
+
+from archer.algos import resolve_objective
+from archer.config import TrainConfig
+from archer.errors import ConfigError
+
+REWARD_WORKER_CPUS = 0.1
+"""CPU share counted for one verifier process; they are idle most of the time."""
+
+
+def check_machine(config: TrainConfig) -> None:
+    """Packages, and the CPUs or GPUs of a cluster that is to be started here.
+
+    Raises:
+        ConfigError: the run cannot work here; says why and how to mend it.
+    """
+    _check_packages(config)
+    cluster = config.cluster
+    if cluster.address is None:
+        if cluster.num_nodes > 1:
+            raise ConfigError(
+                "cluster.num_nodes",
+                cluster.num_nodes,
+                "1 without cluster.address",
+                "Start Ray on the nodes and set cluster.address=auto.",
+            )
+        if cluster.device == "cuda":
+            _check_gpus(cluster.gpus_per_node)
+        else:
+            _check_cpus(config)
+
+
+def cpu_demand(config: TrainConfig) -> float:
+    """CPUs that the policy, rollout and reference workers and the verifiers ask of Ray."""
+    objective = resolve_objective(config.algo.name)
+    needs = objective.needs(objective.config.model_validate(config.algo.loss))
+    cluster = config.cluster
+    workers = cluster.policy_workers + cluster.rollout_replicas
+    workers += cluster.policy_workers if "ref_logprobs" in needs else 0
+    verifiers = config.reward.num_workers * REWARD_WORKER_CPUS
+    return round(workers * cluster.cpus_per_worker + verifiers, 6)
+
+
+def visible_gpus() -> int:
+    """NVIDIA GPUs that this process may use, found without torch."""
+    try:
+        command = ["nvidia-smi", "--list-gpus"]
+        listing = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    present = sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is None:
+        return present
+    return min(present, sum(name.strip() not in ("", "-1") for name in allowed.split(",")))
+
+
+def _check_packages(config: TrainConfig) -> None:
+    device = config.cluster.device
+    for package in ("ray", "vllm", "deepspeed"):
+        if find_spec(package) is None:
+            raise ConfigError(
+                "cluster.device",
+                device,
+                f"an environment with the package {package}",
+                f"Install the {device} stack: `make train` does, or "
+                f"pip install --no-deps -r requirements/{device}.txt.",
+            )
+    if config.model.attention == "flash_attention_2":
+        mend = "Set model.attention=sdpa"
+        if device == "cpu":
+            raise ConfigError(
+                "model.attention", "flash_attention_2", "sdpa or eager on a CPU", f"{mend}."
+            )
+        if find_spec("flash_attn") is None:
+            raise ConfigError(
+                "model.attention",
+                "flash_attention_2",
+                "an environment with the package flash-attn",
+                f"{mend}, or pip install flash-attn --no-build-isolation.",
+            )
+
+
+def _check_cpus(config: TrainConfig) -> None:
+    available, demand = _available_cpus(), cpu_demand(config)
+    if demand <= available:
+        return
+    cluster = config.cluster
+    verifiers = config.reward.num_workers * REWARD_WORKER_CPUS
+    workers = (demand - verifiers) / cluster.cpus_per_worker
+    share = math.floor((available - verifiers) / workers * 100 + 1e-6) / 100
+    mend = "Lower cluster.policy_workers, cluster.rollout_replicas or reward.num_workers"
+    if share > 0:
+        mend += f", or share the CPUs with cluster.cpus_per_worker={share}"
+    raise ConfigError(
+        "cluster.cpus_per_worker",
+        cluster.cpus_per_worker,
+        f"a demand of at most the {available} CPUs of this machine, {workers:.0f} workers and "
+        f"{config.reward.num_workers} verifiers need {demand:.1f}",
+        f"{mend}.",
+    )
+
+
+def _available_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _check_gpus(wanted: int) -> None:
+    visible = visible_gpus()
+    if visible == 0:
+        raise ConfigError(
+            "cluster.device",
+            "cuda",
+            "a visible NVIDIA GPU, there is none",
+            "Check nvidia-smi and CUDA_VISIBLE_DEVICES, or set cluster=local.",
+        )
+    if visible < wanted:
+        raise ConfigError(
+            "cluster.gpus_per_node",
+            wanted,
+            f"at most the {visible} visible GPUs",
+            f"Set cluster.gpus_per_node={visible}, or check CUDA_VISIBLE_DEVICES.",
+        )

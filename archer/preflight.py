@@ -1,0 +1,175 @@
+"""Everything that can be wrong before a run starts, found on the driver before any actor exists.
+
+``check_setup`` takes no time and needs no model, so it comes before a warm start is trained;
+``check_inputs`` reads the model's files and every prompt. The first problem found is raised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from archer.config import TrainConfig
+from archer.datasets import Row, read_rows
+from archer.errors import ConfigError
+from archer.machine import check_machine
+from archer.model_folder import ModelFolder, open_model
+from archer.prompts import PromptSet, dataset_files, load_prompts
+from archer.rewards import resolve_reward
+from archer.run_directory import check_disk, check_run_directory
+from archer.tokenizer import Tokenizer, load_tokenizer
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run starts from, checked."""
+
+    tokenizer: Tokenizer
+    train: PromptSet
+    evals: dict[str, PromptSet]
+    """Set name to prompts."""
+    model_path: str
+    """Absolute folder or hub id, for every worker to load on its own node."""
+    eos_token_ids: tuple[int, ...]
+    """Any of these ends a response; the tokenizer's own comes first."""
+    window: int | None
+    """Longest sequence of the model in tokens; None where it declares no limit."""
+    vocab_size: int
+    num_parameters: int
+
+
+def check_setup(config: TrainConfig) -> None:
+    """The machine, the reward function and the run directory.
+
+    Raises:
+        ConfigError: the run cannot work here; says why and how to mend it.
+    """
+    check_machine(config)
+    resolve_reward(config.reward.name, config.reward.args)
+    check_run_directory(config)
+
+
+def check_inputs(config: TrainConfig, model_path: str | Path | None = None) -> Inputs:
+    """Read and check the data, the model's files and the tokenizer.
+
+    Args:
+        model_path: the model, where it is not ``config.model.path``: a warm-started one.
+
+    Raises:
+        ConfigError: names the key or file, the row if there is one, and how to mend it.
+    """
+    rows = _read_data(config)
+    path = model_path or config.model.path
+    assert path is not None, "a warm-started model has to be passed in"
+    model = open_model(str(path))
+    tokenizer = load_tokenizer(model.path)
+    _check_window(config, model)
+    _check_templates(config, tokenizer)
+    prompts = {key: load_prompts(key, found, config.data, tokenizer) for key, found in rows.items()}
+    for key, loaded in prompts.items():
+        _check_tokens(key, loaded, model)
+    train = prompts.pop("data.train")
+    if len(train.prompts) < config.trainer.prompts_per_step:
+        raise ConfigError(
+            "trainer.prompts_per_step",
+            config.trainer.prompts_per_step,
+            f"at most the {len(train.prompts)} usable training prompts",
+            "Lower it, or train on more prompts.",
+        )
+    check_disk(config, model.num_parameters)
+    return Inputs(
+        tokenizer=tokenizer,
+        train=train,
+        evals={key.removeprefix("data.eval."): found for key, found in prompts.items()},
+        model_path=model.name,
+        eos_token_ids=_eos_token_ids(model, tokenizer),
+        window=model.window,
+        vocab_size=model.vocab_size,
+        num_parameters=model.num_parameters,
+    )
+
+
+def _read_data(config: TrainConfig) -> dict[str, list[Row]]:
+    """Rows of every prompt file by config key, before anything large is downloaded for them."""
+    files = dataset_files(config.data, Path(config.run.cache).expanduser())
+    limit = config.eval.max_problems
+    rows = {
+        key: list(islice(read_rows(path, key), None if key == "data.train" else limit))
+        for key, path in files.items()
+    }
+    if config.reward.name == "math":
+        for key, path in files.items():
+            _check_math_truths(key, path, rows[key])
+    return rows
+
+
+def _check_math_truths(key: str, path: Path, rows: Iterable[Row]) -> None:
+    for row in rows:
+        if isinstance(row.ground_truth, dict):
+            keys = ", ".join(row.ground_truth)
+            raise ConfigError(
+                key,
+                str(path),
+                "answers as a text or a list of texts with reward=math",
+                f"Row {row.number} holds {keys} instead. Choose a reward that reads these.",
+            )
+
+
+def _check_window(config: TrainConfig, model: ModelFolder) -> None:
+    if model.window is not None and config.max_sequence_tokens > model.window:
+        raise ConfigError(
+            "sampling.max_response_tokens",
+            config.sampling.max_response_tokens,
+            f"data.max_prompt_tokens={config.data.max_prompt_tokens} plus this to fit the model's "
+            f"window of {model.window} tokens",
+            "Lower either limit, or choose a model with a longer window.",
+        )
+
+
+def _check_templates(config: TrainConfig, tokenizer: Tokenizer) -> None:
+    data = config.data
+    if "{problem}" not in data.prompt_template:
+        raise ConfigError(
+            "data.prompt_template",
+            data.prompt_template,
+            "a text with {problem} in it",
+            "Put {problem} where the problem belongs.",
+        )
+    if data.chat_template and not tokenizer.has_chat_template:
+        raise ConfigError(
+            "data.chat_template",
+            True,
+            "false, because this model's tokenizer has no chat template",
+            "Set data.chat_template=false, or add a chat_template.jinja to the model folder.",
+        )
+
+
+def _check_tokens(key: str, loaded: PromptSet, model: ModelFolder) -> None:
+    for prompt in loaded.prompts:
+        if not len(prompt.tokens):
+            mend = f"Prompt {prompt.id} is {prompt.text!r}. Drop it."
+            raise ConfigError(key, prompt.text, "prompts of at least one token", mend)
+        largest = int(prompt.tokens.max())
+        if largest >= model.vocab_size:
+            raise ConfigError(
+                "model.path",
+                model.name,
+                f"token ids below the model's vocabulary of {model.vocab_size}",
+                f"Prompt {prompt.id} of {key} has token {largest}: use the tokenizer that belongs "
+                "to the model.",
+            )
+
+
+def _eos_token_ids(model: ModelFolder, tokenizer: Tokenizer) -> tuple[int, ...]:
+    own = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+    ids = tuple(dict.fromkeys((*own, *model.eos_token_ids)))
+    if not ids:
+        raise ConfigError(
+            "model.path",
+            model.name,
+            "a model that says which token ends a response",
+            "Set eos_token_id in its generation_config.json.",
+        )
+    return ids

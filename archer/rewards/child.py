@@ -1,0 +1,104 @@
+"""A verifier process: reads requests from its socket, judges them on its main thread, replies.
+
+Started by ``archer.rewards.processes`` as ``python -m archer.rewards.child <socket> <parent pid>``.
+It has no clock: whoever waits for the reply kills the process when the deadline passes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import logging
+import math
+import os
+import resource
+import signal
+import socket
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from numbers import Real
+from typing import Any
+
+from archer.rewards import resolve_reward
+from archer.rewards.frames import pack, read_frame
+from archer.types import RewardResult, ScoreRequest
+
+MEMORY_BYTES = 2 << 30
+DETAIL_CHARS = 1000
+PRELOAD = {"math": "archer.rewards.equivalence"}
+"""Slow imports of a reward function, done before the first deadline starts to run."""
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    fd, parent_pid = map(int, sys.argv[1:])
+    die_with(parent_pid)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    logging.disable(logging.CRITICAL)  # math-verify logs whole responses
+    warnings.simplefilter("ignore")
+    with socket.socket(fileno=fd) as connection, connection.makefile("rwb") as stream:
+        hello = read_frame(stream)
+        if hello is None:
+            return
+        try:
+            judge = load(hello["name"], hello["args"])
+        except Exception as error:
+            reply = {"error": describe(error)}
+        else:
+            reply = {"ready": True}
+        stream.write(pack(reply))
+        stream.flush()
+        while (message := read_frame(stream)) is not None:
+            stream.write(pack(asdict(verdict(judge, ScoreRequest(**message)))))
+            stream.flush()
+
+
+def die_with(parent_pid: int) -> None:
+    """Have the kernel kill this process, whatever it does, when the thread that started it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:  # it was gone before the call above
+        sys.exit()
+
+
+def load(name: str, args: dict[str, Any]) -> Callable[[ScoreRequest], Any]:
+    """The reward function with its arguments bound and its imports done."""
+    if name in PRELOAD:
+        importlib.import_module(PRELOAD[name])
+    return partial(resolve_reward(name, args), **args)
+
+
+def verdict(judge: Callable[[ScoreRequest], Any], request: ScoreRequest) -> RewardResult:
+    """What the reward function says; its exceptions are failures of the verifier, not verdicts."""
+    try:
+        return as_result(judge(request))
+    except BaseException as error:  # SystemExit too: only a crash may end this process
+        return RewardResult.failure("verifier_error", describe(error))
+
+
+def as_result(value: Any) -> RewardResult:
+    """Accept what a reward function may return.
+
+    Raises:
+        TypeError: neither a RewardResult nor a number.
+        ValueError: a verdict whose reward is not finite.
+    """
+    if isinstance(value, Real):
+        value = RewardResult(float(value), float(value) > 0, "ok")
+    if not isinstance(value, RewardResult):
+        raise TypeError(f"the reward function returned {type(value).__name__}, not a number")
+    if value.is_valid and not math.isfinite(value.reward):
+        raise ValueError(f"the reward function returned {value.reward}")
+    return value
+
+
+def describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:DETAIL_CHARS]
+
+
+if __name__ == "__main__":
+    main()

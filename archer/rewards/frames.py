@@ -1,0 +1,44 @@
+"""Messages between the pool and a verifier process: a length, then JSON. Never pickle.
+
+Escaped to ASCII, so that lone surrogates in model text survive the trip.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from io import BufferedIOBase
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # a verifier process starts sooner without it
+    import asyncio
+
+_LENGTH = struct.Struct(">I")
+
+
+def pack(message: dict[str, Any]) -> bytes:
+    """Encode a message.
+
+    Raises:
+        TypeError, ValueError: it holds something that is not JSON.
+    """
+    payload = json.dumps(message).encode("ascii")
+    return _LENGTH.pack(len(payload)) + payload
+
+
+def read_frame(stream: BufferedIOBase) -> dict[str, Any] | None:
+    """The next message, or None at the end of the stream."""
+    header = stream.read(_LENGTH.size)
+    if len(header) < _LENGTH.size:
+        return None
+    return json.loads(stream.read(_LENGTH.unpack(header)[0]))
+
+
+async def receive(reader: asyncio.StreamReader) -> dict[str, Any]:
+    """The next message.
+
+    Raises:
+        EOFError: the other side is gone.
+    """
+    (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+    return json.loads(await reader.readexactly(length))

@@ -1,0 +1,54 @@
+r"""Light normalisation of LaTeX answers: notation that never changes the value.
+
+Only rules with a test that needs them; anything that guesses (dropping units, rounding) stays out.
+"""
+
+from __future__ import annotations
+
+import re
+
+_SYMBOLS = str.maketrans(
+    {
+        **{chr(ord("\N{FULLWIDTH DIGIT ZERO}") + digit): str(digit) for digit in range(10)},
+        "\N{MINUS SIGN}": "-",
+        "\N{EN DASH}": "-",
+        "\N{FULLWIDTH COMMA}": ",",
+        "\N{FULLWIDTH FULL STOP}": ".",
+        "π": r"\pi ",
+        "½": r"\frac{1}{2}",
+        "\N{MULTIPLICATION SIGN}": r"\times ",
+        "·": r"\cdot ",
+        "÷": r"\div ",
+        "≤": r"\le ",
+        "≥": r"\ge ",
+        "∞": r"\infty ",
+        "°": r"^\circ ",
+    }
+)
+_REWRITES = [
+    (re.compile(r"√\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
+    (re.compile(r"√\s*(\d+|[A-Za-z])"), r"\\sqrt{\1}"),
+    (re.compile(r"^\\\((.*)\\\)$|^\\\[(.*)\\\]$", re.DOTALL), r"\1\2"),
+    (re.compile(r"(?<!\\)\$"), ""),
+    (re.compile(r"\\left(?![A-Za-z])|\\right(?![A-Za-z])|\\!|\\displaystyle(?![A-Za-z])"), ""),
+    (re.compile(r"\\[dt]frac(?![A-Za-z])"), r"\\frac"),
+    (re.compile(r"(?<!\\)\\[,;: ]|~|\\q?quad(?![A-Za-z])"), " "),  # `\\ ` ends a matrix row
+    (re.compile(r"\{,\}"), ","),
+    # 10\,000 and 10 000, which math-verify multiplies; 1,000 it reads itself
+    (re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?!\d)"), lambda match: match[0].replace(" ", "")),
+    (re.compile(r"\s+"), " "),
+]
+_FREE_SPACE = re.compile(r"(?<![0-9A-Za-z]) | (?![0-9A-Za-z])")
+
+
+def normalise(answer: str) -> str:
+    """The answer in plain LaTeX without outer delimiters, decoration or a final full stop."""
+    text = answer.strip().translate(_SYMBOLS)
+    for pattern, replacement in _REWRITES:
+        text = pattern.sub(replacement, text)
+    return text.strip().rstrip(".,").rstrip()
+
+
+def comparison_key(normalised: str) -> str:
+    """What spellings of a normalised answer share: spaces count between letters and digits only."""
+    return _FREE_SPACE.sub("", normalised)

@@ -1,0 +1,126 @@
+"""Whether a run may use its directory: writable, with room, and not another run's."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from archer.config import TrainConfig, load_config
+from archer.errors import CheckpointError, ConfigError
+
+CONFIG_FILE = "config.yaml"
+TRACES = (CONFIG_FILE, "metrics.jsonl", "checkpoints")
+"""A directory that holds any of these is in use."""
+MAY_CHANGE = (
+    # How long, where, and what is recorded.
+    "trainer.num_steps", "run.*", "logger.*", "eval.*", "cluster.address", "cluster.*_timeout_s",
+    "trainer.max_restarts", "trainer.max_skipped_updates", "reward.num_workers",
+    # Speed and memory, never the objective: what one mends after running out of memory.
+    "trainer.micro_batch_tokens", "model.gradient_checkpointing", "cluster.kv_cache_bytes",
+    "cluster.gpu_memory_utilization", "cluster.max_num_seqs", "cluster.cpus_per_worker",
+)  # fmt: skip
+"""Keys that a resumed run may set anew."""
+
+CHECKPOINT_BYTES_PER_PARAMETER = 16
+"""fp32 master weights and two Adam moments, 12 bytes, and at most 4 for the Hugging Face copy."""
+
+
+def check_run_directory(config: TrainConfig) -> None:
+    """Refuse a directory that is another run's, or that cannot be written. Creates it if it is new.
+
+    Raises:
+        ConfigError: not writable, or in use with ``run.resume=never``.
+        CheckpointError: it belongs to a run with another config.
+    """
+    folder = config.run_dir
+    if config.run.resume == "never" and any((folder / name).exists() for name in TRACES):
+        raise ConfigError(
+            "run.resume",
+            "never",
+            f"a new run directory, {folder} is in use",
+            "Give the run another run.name, or set run.resume=auto to continue it.",
+        )
+    if (folder / CONFIG_FILE).is_file():
+        _check_same_run(config, folder / CONFIG_FILE)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            "run.root",
+            config.run.root,
+            f"a place where {folder} can be written",
+            f"{error}. Set run.root to a folder of yours, or mend the permissions.",
+        ) from error
+
+
+def check_disk(config: TrainConfig, num_parameters: int) -> None:
+    """Refuse to start a run whose checkpoints will not fit.
+
+    Raises:
+        ConfigError: the disk is too full.
+    """
+    present = len(list((config.run_dir / "checkpoints").glob("step_*")))
+    # A new checkpoint is complete before the oldest is deleted.
+    count = max(1, config.run.keep_checkpoints + 1 - present)
+    needed = count * num_parameters * CHECKPOINT_BYTES_PER_PARAMETER
+    existing = next(p for p in (config.run_dir, *config.run_dir.parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise ConfigError(
+            "run.root",
+            config.run.root,
+            f"{needed / 1e6:,.0f} MB free for {count} checkpoints, there are {free / 1e6:,.0f} MB",
+            "Free some space, set run.root to a larger disk, or lower run.keep_checkpoints.",
+        )
+
+
+def first_difference(recorded: TrainConfig, config: TrainConfig) -> tuple[str, Any, Any] | None:
+    """The first key, with both values, that a resumed run must not change."""
+    old, new = (dict(_flat(c.model_dump(mode="json"))) for c in (recorded, config))
+    for key in old | new:
+        before, now = old.get(key), new.get(key)
+        if before != now and not any(fnmatch(key, pattern) for pattern in MAY_CHANGE):
+            return key, before, now
+    return None
+
+
+def _check_same_run(config: TrainConfig, recorded: Path) -> None:
+    try:
+        # Validated, so that a key added since the run began takes its default on both sides.
+        before = load_config(yaml.safe_load(recorded.read_text(encoding="utf-8")))
+    except (ConfigError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            "run.name",
+            config.run_name,
+            f"a run directory with a readable {CONFIG_FILE}",
+            f"{recorded} is torn, or another version of archer wrote it: "
+            f"{' '.join(str(error).split())}. Choose another run.name.",
+        ) from error
+    difference = first_difference(before, config)
+    if difference is not None:
+        key, old, new = difference
+        raise CheckpointError(
+            key,
+            new,
+            f"{old!r}, with which the run in {config.run_dir} began",
+            f"To continue that run set {key}={old}; for a new run choose another run.name.",
+        )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Dotted keys and leaf values."""
+    pairs = []
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            pairs += _flat(value, f"{prefix}{name}.")
+        else:
+            pairs.append((prefix + name, value))
+    return pairs

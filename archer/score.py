@@ -1,0 +1,214 @@
+"""Scores saved responses with the verifier processes that training uses.
+
+    python -m archer.score reward=math input=cases.jsonl output=scores.jsonl
+
+Input lines are ``{"response": str, "ground_truth": str or [str]}``, optionally with an ``id`` (else
+the line number is used) and a ``prompt``. Output lines, in the same order, are ``{"id", "score",
+"correct", "status", "seconds"}``; the score is null where the verifier failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from rich.console import Console
+from rich.progress import Progress
+
+from archer.cli import run_or_explain
+from archer.config import RewardConfig, Section, _readable, default_values
+from archer.errors import ConfigError
+from archer.rewards import resolve_reward
+from archer.rewards.processes import VerifierProcesses
+from archer.types import RewardResult, ScoreRequest
+
+LINES_AHEAD_PER_WORKER = 64
+"""Lines read before their turn, so that one slow response does not idle the other workers."""
+
+
+class ScoreConfig(Section):
+    """Everything ``python -m archer.score`` takes."""
+
+    reward: RewardConfig
+    input: str
+    """JSON lines to read."""
+    output: str
+    """JSON lines to write; replaced only when all is scored."""
+
+
+ConfigStore.instance().store("score_base", node=default_values(ScoreConfig))
+
+
+class Case(BaseModel):
+    """One input line. Further keys are ignored."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    response: str
+    ground_truth: JsonValue
+    id: JsonValue = None
+    prompt: str = ""
+
+
+@hydra.main(config_path="../conf", config_name="score", version_base="1.3")
+def main(composed: DictConfig) -> None:
+    num_malformed = run_or_explain(lambda: score(load_score_config(composed)))
+    sys.exit(1 if num_malformed else 0)
+
+
+def load_score_config(composed: DictConfig) -> ScoreConfig:
+    """Validate a composed configuration.
+
+    Raises:
+        ConfigError: names the key, the value, what was expected and how to mend it.
+    """
+    try:
+        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+        return ScoreConfig.model_validate(plain)
+    except ValidationError as error:
+        raise _readable(error) from error
+    except OmegaConfBaseException as error:
+        key = str(error.full_key or "config")
+        raise ConfigError(key, None, "a value", f"Set it: {key}=...") from error
+
+
+def score(config: ScoreConfig) -> int:
+    """Score a file; the output appears only when it is complete.
+
+    Returns:
+        Number of malformed lines; each was reported on stderr and left out.
+
+    Raises:
+        ConfigError: unreadable input, unwritable output, or no such reward function.
+    """
+    resolve_reward(config.reward.name, config.reward.args)
+    output = Path(config.output)
+    partial = output.with_name(f"{output.name}.{os.getpid()}.partial")
+    lines = _open("input", Path(config.input), "rb")
+    scores = _open("output", partial, "x")
+    try:
+        with lines, scores:
+            num_malformed = asyncio.run(_score_lines(config.reward, lines, scores))
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
+    return num_malformed
+
+
+async def _score_lines(config: RewardConfig, lines: BinaryIO, scores: TextIO) -> int:
+    console = Console(stderr=True, highlight=False, markup=False)
+    tally: Counter[str] = Counter()
+
+    def reject(number: int, problem: str) -> None:
+        tally["malformed"] += 1
+        console.print(f"line {number}: {problem}")
+
+    processes = VerifierProcesses(config.name, config.args, config.num_workers, config.timeout_s)
+    await processes.start()
+    try:
+        with Progress(console=console, disable=not console.is_terminal) as progress:
+            bar = progress.add_task("scoring", total=os.fstat(lines.fileno()).st_size or None)
+            cases = _cases(lines, reject, lambda size: progress.advance(bar, size))
+            window = LINES_AHEAD_PER_WORKER * config.num_workers
+            async with aclosing(_results(processes, cases, window)) as results:
+                async for case, result in results:
+                    tally.update([result.status, "correct"] if result.correct else [result.status])
+                    if not result.is_valid and tally[result.status] == 1:
+                        console.print(f"first {result.status}, id {case.id!r}: {result.detail}")
+                    scores.write(json.dumps(output_record(case.id, result)) + "\n")
+    finally:
+        await processes.close()
+    counts = ", ".join(f"{count} {status}" for status, count in sorted(tally.items()))
+    console.print(f"scored with {config.name}: {counts or 'no lines'}")
+    return tally["malformed"]
+
+
+async def _results(
+    processes: VerifierProcesses, cases: Iterable[Case], window: int
+) -> AsyncGenerator[tuple[Case, RewardResult], None]:
+    """Results in the order of the cases, at most ``window`` of them in memory."""
+    pending: deque[tuple[Case, asyncio.Task[RewardResult]]] = deque()
+    try:
+        for case in cases:
+            request = ScoreRequest(str(case.id), case.response, case.ground_truth, case.prompt)
+            pending.append((case, asyncio.create_task(processes.score(request))))
+            if len(pending) >= window:
+                yield pending[0][0], await pending[0][1]
+                pending.popleft()
+        while pending:
+            yield pending[0][0], await pending[0][1]
+            pending.popleft()
+    finally:
+        for _, task in pending:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in pending), return_exceptions=True)
+
+
+def _cases(
+    lines: BinaryIO, reject: Callable[[int, str], None], advance: Callable[[int], None]
+) -> Iterator[Case]:
+    """The good lines, numbered where they have no id; blank lines are skipped."""
+    for number, line in enumerate(lines, start=1):
+        advance(len(line))
+        if not line.strip():
+            continue
+        try:
+            case = parse_case(line)
+        except ValueError as error:
+            reject(number, str(error))
+        else:
+            yield case if case.id is not None else case.model_copy(update={"id": number})
+
+
+def parse_case(line: bytes) -> Case:
+    """An input line.
+
+    Raises:
+        ValueError: one sentence about what is wrong with it.
+    """
+    try:
+        case = Case.model_validate(json.loads(line))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{key or 'line'}: {first['msg']}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if case.ground_truth is None:
+        raise ValueError("ground_truth: null is no answer to compare with")
+    return case
+
+
+def output_record(id: Any, result: RewardResult) -> dict[str, Any]:
+    """One output line; the score is None where the verifier failed."""
+    return {
+        "id": id,
+        "score": result.reward if result.is_valid else None,
+        "correct": result.correct,
+        "status": result.status,
+        "seconds": round(result.seconds, 6),
+    }
+
+
+def _open(key: str, path: Path, mode: str) -> Any:
+    try:
+        return path.open(mode)
+    except OSError as error:
+        expected = "a readable file" if "r" in mode else "a file in an existing, writable folder"
+        raise ConfigError(key, str(path), expected, f"{error.strerror}: set {key}=FILE.") from error
+
+
+if __name__ == "__main__":
+    main()

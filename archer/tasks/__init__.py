@@ -1,0 +1,8 @@
+"""Embedded tasks: data and start models that need no download."""
+
+from archer.tasks.arithmetic import ARITHMETIC
+from archer.tasks.task import Problem, Task
+
+TASKS: dict[str, Task] = {task.name: task for task in (ARITHMETIC,)}
+
+__all__ = ["TASKS", "Problem", "Task"]

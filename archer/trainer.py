@@ -1,0 +1,280 @@
+"""The loop.
+
+    PromptLoader --prompts--> rollouts (vLLM) --samples--> rewards (verifier processes) --> Collector
+                                   ^                                                           | groups
+                              WeightSync <-- PolicyWorker.update <-- advantages <-- log-probs (old, reference)
+
+Step n samples from policy version n and leaves version n + 1. The driver holds no model and imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from archer import cluster as launch
+from archer.algos import resolve_objective
+from archer.batch import build_batch
+from archer.checkpoint import Checkpoints, TrainerState
+from archer.collector import Collected, Collector, SampleStream
+from archer.config import TrainConfig
+from archer.console import Console
+from archer.environment import describe_environment
+from archer.evaluate import evaluate
+from archer.metrics import MetricsLog, RolloutLog, StepTimer, merge_sums
+from archer.preflight import Inputs
+from archer.prompts import PromptLoader
+from archer.seeds import derive_seed
+from archer.stopping import StopSignals
+from archer.types import Batch, UpdateResult
+from archer.weight_sync import WeightSync
+from archer.workers.group import WorkerDied, WorkerGroup
+
+ECHO_TOKENS = 24
+
+
+class TrainingFailed(RuntimeError):
+    """The run cannot go on; the message says why and the last checkpoint stands."""
+
+
+class Trainer:
+    """One run, from the first actor to the final evaluation.
+
+    Args:
+        config: validated configuration.
+        inputs: model, tokenizer and prompts, checked by ``preflight``.
+        console: where progress is shown.
+        stop: signals that end the run early.
+    """
+
+    def __init__(self, config: TrainConfig, inputs: Inputs, console: Console, stop: StopSignals):
+        self.config, self.inputs, self.console, self.stop = config, inputs, console, stop
+        self.run_dir = config.run_dir
+        self.loader = PromptLoader(inputs.train.prompts, config.seed)
+        self.metrics = MetricsLog(self.run_dir, config.logger, config.model_dump(mode="json"), config.run_name)
+        self.rollout_log = RolloutLog(self.run_dir, config.logger.rollouts_per_step)
+        self.checkpoints = Checkpoints(
+            self.run_dir / "checkpoints",
+            config.run.keep_checkpoints,
+            {"model": inputs.model_path, "world_size": config.cluster.policy_workers, "zero_stage": config.cluster.zero_stage},
+        )
+        self.state = TrainerState(step=0, prompt_position=0, keep_frac=1.0, skipped_in_a_row=0)
+        objective = resolve_objective(config.algo.name)
+        self.needs = objective.needs(objective.config.model_validate(config.algo.loss))
+        self.restarts_left = config.trainer.max_restarts
+
+    def run(self) -> None:
+        """Train to the end, recovering from dead policy workers.
+
+        Raises:
+            TrainingFailed: the run cannot go on.
+            Interrupted: a signal asked it to stop; a checkpoint of the last whole step is saved.
+        """
+        self._start_actors()
+        while True:
+            try:
+                self._restore()
+                self._train()
+                return
+            except WorkerDied as death:
+                self._recover(death)
+
+    def _train(self) -> None:
+        if self.state.step == 0:
+            self.metrics.log(0, self._evaluate(0))
+        for step in range(self.state.step, self.config.trainer.num_steps):
+            timer = StepTimer()
+            with timer("rollout"), self.stop.interruptible():
+                collected = self.collector.next_batch(step)
+            with timer("logprobs"):
+                batch = build_batch(collected.groups, self.config.algo, self.config.sampling.max_response_tokens)
+                batch = self._add_logprobs(batch)
+            with timer("update"):
+                updates = self._update(batch, step)
+            with timer("weight_sync"):
+                sync = self.weight_sync.push(version=step + 1)
+            self._finish_step(step, collected, updates, sync, timer)
+
+    def _add_logprobs(self, batch: Batch) -> Batch:
+        """Old log-probs, old entropy and reference log-probs: what the objective needs, nothing more."""
+        shared = ray.put(batch)
+        trainer = self.config.trainer
+        # With a single optimizer step the policy of the update *is* the old one.
+        is_on_policy = trainer.epochs == 1 and trainer.mini_batch_prompts >= trainer.prompts_per_step
+        wants_old = not is_on_policy and self.needs & {"old_logprobs", "old_entropy"}
+        old = self.policy.start("compute_logprobs", shared) if wants_old else []
+        if self.reference is not None:
+            parts = self.reference.call("compute_logprobs", shared)
+            batch = batch.with_columns(ref_logprobs=_assemble(batch, [(rows, lp) for rows, lp, _ in parts]))
+        if wants_old:
+            parts = self.policy.finish(old, "compute_logprobs")
+            batch = batch.with_columns(
+                old_logprobs=_assemble(batch, [(rows, logprobs) for rows, logprobs, _ in parts]),
+                old_entropy=_assemble(batch, [(rows, entropy) for rows, _, entropy in parts]),
+            )
+        return batch
+
+    def _update(self, batch: Batch, step: int) -> list[UpdateResult]:
+        seeds = [derive_seed(self.config.seed, "mini-batches", step, epoch) for epoch in range(self.config.trainer.epochs)]
+        return self.policy.call("update", ray.put(batch), seeds, self._learning_rate(step))
+
+    def _learning_rate(self, step: int) -> float:
+        optimizer = self.config.optimizer
+        return optimizer.learning_rate * min(1.0, (step + 1) / max(1, optimizer.warmup_steps))
+
+    def _finish_step(
+        self, step: int, collected: Collected, updates: list[UpdateResult], sync: dict[str, float], timer: StepTimer
+    ) -> None:
+        done = step + 1
+        skipped = updates[0].ended_skipping
+        if updates[0].num_steps == updates[0].num_skipped:
+            skipped += self.state.skipped_in_a_row
+        self.state = TrainerState(done, self.loader.position, self.collector.keep_frac, skipped)
+        self.rollout_log.write(done, collected.decided)
+        metrics = collected.metrics | sync | _update_metrics(updates)
+        metrics["policy/lr"] = self._learning_rate(step)
+        metrics["memory/driver_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        is_last = done == self.config.trainer.num_steps
+        if is_last or (self.config.eval.every and done % self.config.eval.every == 0):
+            with timer("eval"):
+                metrics |= self._evaluate(done)
+        if is_last or (self.config.run.save_every and done % self.config.run.save_every == 0):
+            with timer("checkpoint"):
+                self._save()
+        metrics |= timer.metrics()
+        tokens = sum(len(s.completion.tokens) for g in collected.decided for s in g.samples)
+        metrics["throughput/tokens_per_s"] = tokens / metrics["time/step_s"]
+        metrics["throughput/samples_per_s"] = metrics["ledger/submitted"] / metrics["time/step_s"]
+        self.metrics.log(done, metrics)
+        self.console.step(done, metrics)
+        if skipped >= self.config.trainer.max_skipped_updates:
+            raise TrainingFailed(
+                f"{skipped} optimizer steps in a row had non-finite gradients (trainer.max_skipped_updates). "
+                "Lower optimizer.learning_rate or look at rollouts/ of the last steps."
+            )
+
+    def _evaluate(self, step: int) -> dict[str, float]:
+        results = {}
+        for name, prompts in self.inputs.evals.items():
+            with self.stop.interruptible(), self.console.progress(f"evaluating {name}", len(prompts.prompts)) as advance:
+                outcome = evaluate(
+                    self.stream, name, prompts.prompts, self.config.eval, self.config.sampling.max_response_tokens,
+                    self.config.seed, advance,
+                )
+            self.rollout_log.write(step, outcome.groups, name=f"eval_{name}")
+            results |= outcome.metrics
+        return results
+
+    def _start_actors(self) -> None:
+        config = self.config
+        began = f"starting {config.cluster.rollout_replicas} vLLM engine(s), {config.cluster.policy_workers} policy rank(s)"
+        self.console.stage(began)
+        launch.start_ray(config.cluster)
+        self.stop.install()
+        self.placement = launch.Placement(config.cluster)
+        self.rewards = launch.start_rewards(config)
+        self.rollouts = launch.start_rollouts(config, self.inputs, self.placement)
+        self._start_zero_groups()
+        self.stream = SampleStream(self.rollouts, self.rewards, self.inputs.tokenizer, config.cluster.step_timeout_s)
+        self.collector = Collector(config, self.stream, self.loader)
+        groups = [g for g in (self.policy, self.reference) if g is not None]
+        ready = [actor.ready.remote() for actor in self.rollouts.actors + self.rewards.actors]
+        ready += [ref for group in groups for ref in group.start("ready")]
+        facts = launch.wait_until_ready(ready, config.cluster.start_timeout_s, "all workers")
+        names = (
+            [f"rollout {i}" for i in range(len(self.rollouts.actors))]
+            + ["reward"]
+            + [f"{g.name} {i}" for g in groups for i in range(len(g))]
+        )
+        environment = describe_environment(dict(zip(names, facts, strict=True)), launch.describe_nodes())
+        (self.run_dir / "environment.json").write_text(json.dumps(environment, indent=1))
+        for line in environment["workers"]:
+            self.console.note(line)
+
+    def _start_zero_groups(self) -> None:
+        config = self.config
+        self.policy = launch.start_zero_group("archer.workers.policy.PolicyWorker", "policy", config, self.inputs, self.placement)
+        self.reference: WorkerGroup | None = None
+        if "ref_logprobs" in self.needs:
+            self.reference = launch.start_zero_group(
+                "archer.workers.policy.ReferenceWorker", "reference", config, self.inputs, self.placement
+            )
+        self.weight_sync = WeightSync(
+            self.policy,
+            self.rollouts,
+            backend=launch.transfer_backend(config.cluster),
+            echo_tokens=np.resize(self.inputs.train.prompts[0].tokens, ECHO_TOKENS),
+            dtype=config.cluster.dtype,
+            timeout_s=config.cluster.sync_timeout_s,
+            colocated=config.cluster.layout == "colocated",
+        )
+
+    def _restore(self) -> None:
+        """Continue from the last checkpoint, or begin; either way engines and trainer agree afterwards."""
+        checkpoint = self.checkpoints.latest()
+        if checkpoint is not None:
+            self.state = self.checkpoints.load(checkpoint)
+            self.policy.call("load", str(checkpoint))
+            self.console.note(f"resuming after step {self.state.step} from {checkpoint}")
+        self.metrics.rewind(self.state.step)
+        self.loader.rewind(self.state.prompt_position)
+        self.collector.keep_frac = self.state.keep_frac
+        self.weight_sync.push(version=self.state.step)
+
+    def _save(self) -> None:
+        def write(folder: Path) -> None:
+            self.policy.call("save", str(folder))
+            self.policy.call("export", str(folder / "hf"))
+            self.inputs.tokenizer.save(folder / "hf")
+
+        self.checkpoints.save(self.state, write)
+
+    def save_if_newer(self) -> None:
+        """A checkpoint of the last whole step, unless there is one."""
+        latest = self.checkpoints.latest()
+        if self.state.step and (latest is None or self.checkpoints.load(latest).step < self.state.step):
+            self._save()
+
+    def _recover(self, death: WorkerDied) -> None:
+        """Replace policy and reference; the loop goes on from the last checkpoint."""
+        if self.restarts_left == 0:
+            raise TrainingFailed(f"{death}; trainer.max_restarts={self.config.trainer.max_restarts} are used up") from death
+        self.restarts_left -= 1
+        self.console.note(f"{death}. Restarting from the last checkpoint.")
+        for group in (self.policy, self.reference):
+            if group is not None:
+                group.kill()
+        self.stream.give_up()
+        self.state = TrainerState(0, 0, 1.0, 0)
+        self._start_zero_groups()
+        launch.wait_until_ready(self.policy.start("ready"), self.config.cluster.start_timeout_s, "policy workers")
+
+    def close(self) -> None:
+        """End every process of the run."""
+        self.metrics.close()
+        launch.stop_actors(getattr(self, "rollouts", None), getattr(self, "rewards", None))
+
+
+def _assemble(batch: Batch, parts: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Per-token values of the ranks' rows, put back into batch order: float32 [R]."""
+    whole = np.empty(len(batch.response_tokens), dtype=np.float32)
+    for rows, values in parts:
+        index = np.concatenate([np.arange(batch.offsets[r], batch.offsets[r + 1]) for r in rows] or [np.zeros(0, int)])
+        whole[index] = values
+    return whole
+
+
+def _update_metrics(updates: list[UpdateResult]) -> dict[str, float]:
+    metrics = merge_sums([u.sums for u in updates])
+    for name in {n for u in updates for n in u.maxima}:
+        metrics[name] = max(u.maxima.get(name, -math.inf) for u in updates)
+    metrics["policy/grad_norm"] = updates[0].grad_norm
+    metrics["policy/optimizer_steps"] = float(updates[0].num_steps)
+    metrics["policy/skipped_updates"] = float(updates[0].num_skipped)
+    return metrics

@@ -1,0 +1,239 @@
+"""Policy weights -> every rollout engine, with a version, verified.
+
+Order of one push, held by a test on fakes: send (start, update, finish) -> commit the version and drop the
+prefix cache -> echo. The echo asks each engine for the log-probs of fixed tokens and compares them with the
+trainer's, so a stale or partial sync is an error at once and never a slow failure.
+
+Transports are vLLM's weight-transfer backends: ``nccl`` between different GPUs, ``ipc`` on shared ones, and
+``shm`` (ours, registered in ``workers/vllm_cpu.py``) on a CPU.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError
+
+from archer.errors import WeightSyncError
+from archer.workers.group import WorkerGroup
+from archer.workers.pool import StreamingPool
+
+if TYPE_CHECKING:
+    import torch
+
+ECHO_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.25}
+"""Largest |log-prob difference| between engine and trainer that counts as the same weights; kernels that
+compute in bfloat16 differ by a few hundredths on the same weights."""
+
+
+class WeightSync:
+    """Driver side: pushes a version of the policy to all engines of the pool.
+
+    Args:
+        policy: the ZeRO ranks; every rank takes part in every push.
+        rollouts: the pool of engines.
+        backend: ``shm``, ``nccl`` or ``ipc``.
+        echo_tokens: int32 [n], tokens whose log-probs are compared after each push.
+        dtype: compute type, which sets the tolerance.
+        timeout_s: deadline of one push.
+        colocated: the engines sleep while the policy trains, and wake for the push.
+    """
+
+    def __init__(
+        self,
+        policy: WorkerGroup,
+        rollouts: StreamingPool,
+        *,
+        backend: str,
+        echo_tokens: np.ndarray,
+        dtype: str,
+        timeout_s: float,
+        colocated: bool,
+    ):
+        self.policy, self.rollouts, self.backend = policy, rollouts, backend
+        self.echo_tokens, self.tolerance = echo_tokens, ECHO_TOLERANCE[dtype]
+        self.timeout_s, self.colocated = timeout_s, colocated
+        self.version = 0
+        self._connected: list[ActorHandle] = []
+        rollouts.prepare = self._refresh
+
+    def push(self, version: int) -> dict[str, float]:
+        """Send the current policy weights to every engine as ``version``.
+
+        Raises:
+            WeightSyncError: the deadline passed, an engine refused, or an engine's echo differs.
+        """
+        # An engine that died while idle is replaced here and gets its weights with the others.
+        self.version = version
+        self.rollouts.ensure_alive()
+        return self._push(self.rollouts.actors)
+
+    def _refresh(self, actor: ActorHandle) -> None:
+        """Bring a restarted engine to the current version; the policy is unchanged since the last push."""
+        self._push([actor])
+
+    def _push(self, actors: list[ActorHandle]) -> dict[str, float]:
+        began = time.monotonic()
+        if self.colocated:
+            self._all(actors, "wake", ["weights"])
+        if actors != self._connected:
+            self.policy.call("connect", self.backend, actors)
+            self._connected = list(actors)
+        try:
+            self.policy.call("send_weights")
+        except ray.exceptions.RayTaskError as error:
+            raise WeightSyncError(f"weight version {self.version} did not reach every engine: {error}") from error
+        expected = self.policy.call("echo", self.echo_tokens)[0]
+        if self.colocated:
+            self.policy.call("offload")
+            self._all(actors, "wake", ["kv_cache"])
+        self._all(actors, "commit_version", self.version)
+        return {"weight_sync/echo_diff": self._verify(actors, expected), "weight_sync/push_s": time.monotonic() - began}
+
+    def _verify(self, actors: list[ActorHandle], expected: np.ndarray) -> float:
+        worst = 0.0
+        for i, echoed in enumerate(self._all(actors, "echo", self.echo_tokens.tolist())):
+            difference = float(np.abs(echoed - expected).max())
+            if not difference <= self.tolerance:
+                raise WeightSyncError(
+                    f"engine {i} does not hold weight version {self.version}: its log-probs differ from the "
+                    f"trainer's by up to {difference:.3g} (allowed {self.tolerance:g})"
+                )
+            worst = max(worst, difference)
+        return worst
+
+    def _all(self, actors: list[ActorHandle], method: str, *args: Any) -> list[Any]:
+        try:
+            return ray.get([getattr(a, method).remote(*args) for a in actors], timeout=self.timeout_s)
+        except GetTimeoutError:
+            raise WeightSyncError(f"rollout engines gave no answer to {method}() in {self.timeout_s:.0f} s") from None
+
+
+class WeightSource(Protocol):
+    """What a sender reads; the shape of vLLM's class of this name. Iterating is collective under ZeRO-3."""
+
+    def metadata(self) -> list[Any]: ...
+
+    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]: ...
+
+
+class Sender(Protocol):
+    """Trainer side of one transport; every rank calls ``send_weights``, rank 0 talks to the engines."""
+
+    def send_weights(self) -> None: ...
+
+
+def open_sender(backend: str, engines: list[ActorHandle], source: WeightSource, rank: int, num_engine_ranks: int) -> Sender:
+    """The trainer side of a transport, connected to the given engines. Called on every rank."""
+    client = RolloutClient(engines)
+    if backend == "shm":
+        return ShmSender(client, source, rank)
+    from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
+
+    if backend == "ipc":
+        from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+
+        info = IPCTrainerInitInfo(rank=rank, packed=True)
+    else:
+        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+
+        info = NCCLTrainerInitInfo(
+            rank=rank,
+            master_address=ray.util.get_node_ip_address(),
+            master_port=free_port(),
+            world_size=1 + num_engine_ranks,
+            packed=True,
+        )
+    return WeightTransferTrainerFactory.trainer_init(info, client=client, source=source)
+
+
+class RolloutClient:
+    """vLLM's ``VLLMWeightSyncClient`` protocol over rollout actors."""
+
+    def __init__(self, engines: list[ActorHandle]):
+        self.engines = engines
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        ray.get([e.init_weight_transfer_engine.remote(init_info) for e in self.engines])
+
+    def start_weight_update(self) -> None:
+        ray.get([e.start_weight_update.remote() for e in self.engines])
+
+    def update_weights(self, update_info: Any) -> None:
+        ray.get([e.update_weights.remote(update_info) for e in self.engines])
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        # The version is committed by the driver, after the prefix cache is dropped.
+        ray.get([e.finish_weight_update.remote() for e in self.engines])
+
+
+class ShmSender:
+    """Writes all weights into one block of shared memory, then tells the engines where they lie.
+
+    The block is an anonymous memory file, reached by the engines through ``/proc``: it goes when this process
+    goes, however it dies. It is made once and reused: touching fresh pages costs several times the copy.
+    """
+
+    def __init__(self, client: RolloutClient, source: WeightSource, rank: int):
+        self.client, self.source, self.is_sender = client, source, rank == 0
+        self._file = os.memfd_create("archer-weights")
+        self._block = mmap.mmap(-1, 1)
+
+    def send_weights(self) -> None:
+        # Gather first, on every rank, so that a failing engine cannot leave peers inside a collective.
+        layout = self._write()
+        if self.is_sender:
+            self.client.start_weight_update()
+            self.client.update_weights(layout)
+            self.client.finish_weight_update()
+
+    def _write(self) -> dict[str, Any]:
+        names, dtypes, shapes, offsets = [], [], [], []
+        end = 0
+        for name, tensor in self.source:
+            if not self.is_sender:
+                continue
+            data = tensor.detach().cpu().contiguous()
+            num_bytes = data.numel() * data.element_size()
+            offset, end = end, end + -(-num_bytes // 64) * 64  # aligned for any dtype
+            self._reserve(end)
+            self._block[offset : offset + num_bytes] = data.flatten().view(_uint8()).numpy().data
+            names.append(name)
+            dtypes.append(str(data.dtype).removeprefix("torch."))
+            shapes.append(list(data.shape))
+            offsets.append(offset)
+        return {
+            "path": f"/proc/{os.getpid()}/fd/{self._file}",
+            "num_bytes": len(self._block),
+            "names": names,
+            "dtype_names": dtypes,
+            "shapes": shapes,
+            "offsets": offsets,
+        }
+
+    def _reserve(self, size: int) -> None:
+        if len(self._block) < size:
+            capacity = max(1 << 20, 2 * size)
+            os.ftruncate(self._file, capacity)
+            self._block = mmap.mmap(self._file, capacity)
+
+
+def _uint8() -> torch.dtype:
+    import torch
+
+    return torch.uint8
+
+
+def free_port() -> int:
+    """A TCP port that is free on this machine right now."""
+    with socket.socket() as s:
+        s.bind(("", 0))
+        return s.getsockname()[1]

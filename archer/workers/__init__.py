@@ -1,0 +1,1 @@
+"""What runs inside Ray actors: rollout (vLLM), policy and reference (DeepSpeed), reward."""

@@ -1,0 +1,77 @@
+"""N copies of a plain class as Ray actors that are called together: the ranks of one ZeRO group."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+
+class WorkerDied(RuntimeError):
+    """A worker process is gone or does not answer; its state is lost."""
+
+
+class RankHost:
+    """The actor around one rank. It imports the worker's module where it runs: the driver stays free of torch."""
+
+    def __init__(self, worker: str, *args: Any):
+        module, _, name = worker.rpartition(".")
+        self._worker = getattr(importlib.import_module(module), name)(*args)
+
+    def call(self, method: str, *args: Any) -> Any:
+        return getattr(self._worker, method)(*args)
+
+
+class WorkerGroup:
+    """Ranks that always act together.
+
+    Args:
+        actors: one ``RankHost`` handle a rank, rank order.
+        name: what to call them in messages, e.g. ``policy``.
+        timeout_s: deadline of one call; a hung collective is a dead group.
+    """
+
+    def __init__(self, actors: Sequence[ActorHandle], name: str, timeout_s: float):
+        self.actors, self.name, self.timeout_s = list(actors), name, timeout_s
+
+    def __len__(self) -> int:
+        return len(self.actors)
+
+    def start(self, method: str, *args: Any) -> list[ray.ObjectRef]:
+        """Call a method on every rank and return at once."""
+        return [actor.call.remote(method, *args) for actor in self.actors]
+
+    def finish(self, refs: list[ray.ObjectRef], method: str) -> list[Any]:
+        """Results of ``start``, rank order.
+
+        Raises:
+            WorkerDied: a rank died, or the deadline passed.
+        """
+        try:
+            pending, deadline_s = list(refs), self.timeout_s
+            # One dead rank leaves its peers waiting in a collective: look at whichever answers first.
+            while pending:
+                done, pending = ray.wait(pending, num_returns=1, timeout=deadline_s)
+                if not done:
+                    raise GetTimeoutError
+                ray.get(done)
+            return ray.get(refs)
+        except RayTaskError as error:
+            if isinstance(error.cause, ConnectionError | RayActorError) or "Connection closed by peer" in str(error):
+                raise WorkerDied(f"{self.name} worker lost a peer during {method}()") from error
+            raise
+        except RayActorError as error:
+            raise WorkerDied(f"{self.name} worker died during {method}(): {error}") from error
+        except GetTimeoutError:
+            raise WorkerDied(f"{self.name} workers gave no answer to {method}() within {self.timeout_s:.0f} s") from None
+
+    def call(self, method: str, *args: Any) -> list[Any]:
+        return self.finish(self.start(method, *args), method)
+
+    def kill(self) -> None:
+        for actor in self.actors:
+            ray.kill(actor, no_restart=True)

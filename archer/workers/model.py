@@ -1,0 +1,83 @@
+"""The trained model: a Hugging Face backbone whose head returns log-probs and entropy, never logits."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from archer.algos.logprobs import chunked_logprobs
+from archer.types import Batch
+
+
+class LogprobHead(nn.Module):
+    """The language-model head, fused with the log-softmax and computed in chunks.
+
+    A module of its own, because ZeRO-3 gathers a parameter around the forward of the module that owns it.
+    """
+
+    def __init__(self, head: nn.Linear):
+        super().__init__()
+        self.weight = head.weight
+        self.bias = head.bias
+
+    def forward(
+        self, hidden: torch.Tensor, targets: torch.Tensor, temperature: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return chunked_logprobs(hidden, self.weight, targets, temperature, bias=self.bias)
+
+
+class PolicyModel(nn.Module):
+    """``model`` and ``lm_head`` under Hugging Face's names, so that weights need no renaming anywhere."""
+
+    def __init__(self, causal_lm: nn.Module):
+        super().__init__()
+        self.model = causal_lm.model
+        self.lm_head = LogprobHead(causal_lm.lm_head)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,  # int64 [rows, width]
+        position_ids: torch.Tensor | None,  # int64 [rows, width]; given where rows hold several sequences
+        where: torch.Tensor,  # int64 [R], flat position whose next token is response token r
+        targets: torch.Tensor,  # int64 [R]
+        temperature: float,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probs and entropy of the response tokens: float32 [R] each."""
+        hidden = self.model(input_ids=input_ids, position_ids=position_ids, use_cache=False)
+        hidden = hidden.last_hidden_state.flatten(0, 1)[where]  # [R, H]
+        return self.lm_head(hidden, targets, temperature)
+
+
+def model_inputs(batch: Batch, layout: str, device: torch.device) -> dict[str, torch.Tensor | None]:
+    """Ragged rows as the tensors ``PolicyModel.forward`` takes.
+
+    ``padded``: one row a sequence, padded on the right. No attention mask is needed: under causal attention a
+    real token never looks right. ``packed``: one row of sequences end to end; position ids that restart at 0
+    tell Hugging Face's variable-length attention where each begins.
+    """
+    sequences = [
+        torch.cat([
+            torch.from_numpy(batch.prompt_tokens[batch.prompt_offsets[i] : batch.prompt_offsets[i + 1]]),
+            torch.from_numpy(batch.response_tokens[batch.offsets[i] : batch.offsets[i + 1]]),
+        ]).long()
+        for i in range(len(batch))
+    ]
+    lengths = torch.tensor([len(s) for s in sequences])
+    position_ids = None
+    if layout == "padded":
+        input_ids = nn.utils.rnn.pad_sequence(sequences, batch_first=True)
+        starts = torch.arange(len(sequences)) * input_ids.shape[1]
+    else:
+        input_ids = torch.cat(sequences)[None]
+        starts = lengths.cumsum(0) - lengths
+        position_ids = torch.cat([torch.arange(n) for n in lengths])[None].to(device)
+    first = starts + torch.from_numpy(batch.prompt_offsets).diff() - 1  # position of each last prompt token
+    where = torch.cat([
+        f + torch.arange(n) for f, n in zip(first, batch.response_lengths.tolist(), strict=True)
+    ])
+    return {
+        "input_ids": input_ids.to(device),
+        "position_ids": position_ids,
+        "where": where.to(device),
+        "targets": torch.from_numpy(batch.response_tokens).long().to(device),
+    }

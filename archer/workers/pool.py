@@ -1,0 +1,138 @@
+"""Actors that take requests and hand back results as they finish; a dead actor's requests are re-queued.
+
+Both the rollout engines and the reward workers speak the same protocol: ``submit(requests)`` returns at once,
+``next_finished()`` waits for at least one result and returns all that finished, ``abort(ids)`` gives up.
+Results come as ``(request id, result)``. One long poll per actor is all the traffic there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
+
+
+class Request(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+@dataclass
+class _Member:
+    actor: ActorHandle
+    outstanding: dict[str, Any] = field(default_factory=dict)
+    poll: ray.ObjectRef | None = None
+
+
+class PoolExhausted(RuntimeError):
+    """An actor keeps dying faster than it can be replaced."""
+
+
+class StreamingPool:
+    """Requests spread over actors by outstanding cost.
+
+    Args:
+        spawn: starts actor number i and returns its handle; called again when it died.
+        num_actors: how many.
+        name: what to call them in messages.
+        cost: expected work of a request, in any unit, for balancing.
+        prepare: called with the handle of a *re*-started actor before it gets requests: weights go here.
+        max_restarts: give up after so many deaths.
+    """
+
+    def __init__(
+        self,
+        spawn: Callable[[int], ActorHandle],
+        num_actors: int,
+        name: str,
+        cost: Callable[[Any], float] = lambda request: 1.0,
+        max_restarts: int = 10,
+    ):
+        self._spawn, self._cost, self.name = spawn, cost, name
+        self._members = [_Member(spawn(i)) for i in range(num_actors)]
+        self._restarts_left = max_restarts
+        self.num_restarts = 0
+        self.prepare: Callable[[ActorHandle], None] = lambda actor: None
+
+    @property
+    def actors(self) -> list[ActorHandle]:
+        return [member.actor for member in self._members]
+
+    @property
+    def num_outstanding(self) -> int:
+        return sum(len(member.outstanding) for member in self._members)
+
+    def submit(self, requests: Sequence[Any]) -> None:
+        """Queue requests; each goes to the actor with the least outstanding cost."""
+        shares: list[list[Any]] = [[] for _ in self._members]
+        loads = [sum(map(self._cost, m.outstanding.values())) for m in self._members]
+        for request in requests:
+            i = loads.index(min(loads))
+            loads[i] += self._cost(request)
+            shares[i].append(request)
+        for member, share in zip(self._members, shares, strict=True):
+            self._give(member, share)
+
+    def _give(self, member: _Member, requests: Sequence[Any]) -> None:
+        if not requests:
+            return
+        member.outstanding |= {request.id: request for request in requests}
+        # A death is noticed by the long poll, which is always outstanding while requests are.
+        member.actor.submit.remote(list(requests))
+        if member.poll is None:
+            member.poll = member.actor.next_finished.remote()
+
+    def polls(self) -> list[ray.ObjectRef]:
+        """References to wait on; hand a ready one to ``take``."""
+        return [m.poll for m in self._members if m.poll is not None]
+
+    def take(self, poll: ray.ObjectRef) -> list[tuple[str, Any]]:
+        """Results behind a ready poll. An actor found dead is replaced and its requests re-queued."""
+        member = next(m for m in self._members if m.poll == poll)
+        member.poll = None
+        try:
+            results = ray.get(poll)
+        except RayActorError as error:
+            self._revive(member, error)
+            return []
+        fresh = [(id, result) for id, result in results if member.outstanding.pop(id, None) is not None]
+        if member.outstanding:
+            member.poll = member.actor.next_finished.remote()
+        return fresh
+
+    def abort(self, ids: Iterable[str]) -> None:
+        """Give up requests. Each still comes back once, as an aborted result or as a finished one."""
+        wanted = set(ids)
+        for member in self._members:
+            mine = wanted & member.outstanding.keys()
+            if mine:
+                member.actor.abort.remote(sorted(mine))
+
+    def ensure_alive(self) -> None:
+        """Replace actors that died while idle, when no poll could notice."""
+        for member in self._members:
+            try:
+                ray.get(member.actor.ready.remote())
+            except RayActorError as error:
+                self._revive(member, error)
+
+    def _revive(self, member: _Member, cause: Exception) -> None:
+        if self._restarts_left == 0:
+            raise PoolExhausted(f"{self.name} actors died {self.num_restarts + 1} times; the last: {cause}") from cause
+        self._restarts_left -= 1
+        self.num_restarts += 1
+        ray.kill(member.actor, no_restart=True)
+        requests = list(member.outstanding.values())
+        member.outstanding, member.poll = {}, None
+        member.actor = self._spawn(self._members.index(member))
+        ray.get(member.actor.ready.remote())
+        self.prepare(member.actor)
+        self._give(member, requests)
+
+    def close(self) -> None:
+        for member in self._members:
+            ray.kill(member.actor, no_restart=True)

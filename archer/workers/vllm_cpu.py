@@ -1,0 +1,152 @@
+"""Everything vLLM needs on a CPU to take part in RL: the one place for its traps.
+
+vLLM imports this module in the process that owns the model, before the model is built, because
+``worker_extension_cls`` names ``CpuWorkerExtension``. That import is the hook for three repairs:
+
+1. *Packed weights.* CPU linear layers are repacked for oneDNN after loading and the plain weight is freed. A
+   later ``load_weights`` then fails, or worse, leaves layers stale (a tied ``lm_head`` keeps its old values
+   with nothing but a warning). Packing is therefore switched off; weights are updated in place.
+2. *Seeded requests.* vLLM asks a request's ``torch.Generator`` for its offset whenever it discards a sampled
+   token (chunked prefill, preemption); CPU generators have none and the whole engine dies. The subclass below
+   answers 0; sampling stays correct, the stream just advances.
+3. *Batch size one.* A plain matrix product takes another kernel for a single row, with other last bits. One
+   row is computed as two, so that log-probs do not depend on what else is being decoded.
+
+It also registers ``shm``, a weight-transfer engine over POSIX shared memory, with vLLM's own factory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import vllm._custom_ops as custom_ops
+import vllm.model_executor.layers.utils as layer_utils
+import vllm.v1.worker.gpu_model_runner as gpu_model_runner
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+
+
+class GeneratorWithoutOffset(torch.Generator):
+    """A CPU generator that tolerates vLLM's offset bookkeeping (repair 2)."""
+
+    def get_offset(self) -> int:
+        return 0
+
+    def set_offset(self, offset: int) -> None:
+        pass
+
+
+def _batch_invariant_linear(layer: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
+    """Stands in for vLLM's choice of CPU matrix product: plain weights (repair 1), any row alike (repair 3)."""
+
+    def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        if x.shape[0] == 1:
+            return torch.nn.functional.linear(x.repeat(2, 1), weight, bias)[:1]
+        return torch.nn.functional.linear(x, weight, bias)
+
+    layer.cpu_linear = linear
+
+
+@dataclass
+class ShmInitInfo(WeightTransferInitInfo):
+    pass
+
+
+@dataclass
+class ShmUpdateInfo(WeightTransferUpdateInfo):
+    """A shared-memory file and where each tensor lies in it."""
+
+    path: str
+    num_bytes: int
+    names: list[str]
+    dtype_names: list[str]
+    shapes: list[list[int]]
+    offsets: list[int]
+
+
+class ShmWeightTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
+    """Receives full weights in Hugging Face names and loads them in place."""
+
+    init_info_cls = ShmInitInfo
+    update_info_cls = ShmUpdateInfo
+
+    def init_transfer_engine(self, init_info: ShmInitInfo) -> None:
+        pass
+
+    def start_weight_update(self) -> None:
+        self._loaded: set[str] = set()
+        self._elements = 0
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        # The inherited version also synchronises an accelerator, of which there is none.
+        self.receive_weights(self.parse_update_info(update_info))
+
+    def receive_weights(self, update_info: ShmUpdateInfo) -> None:
+        buffer = torch.from_file(
+            update_info.path, shared=True, size=update_info.num_bytes, dtype=torch.uint8
+        )
+        self._loaded |= set(self.model.load_weights(_views(buffer, update_info)))
+        self._elements += sum(torch.Size(shape).numel() for shape in update_info.shapes)
+
+    def finish_weight_update(self) -> None:
+        """Raises RuntimeError when a parameter got no value: a partial sync must never pass."""
+        missing = {name for name, _ in self.model.named_parameters()} - self._loaded
+        if missing:
+            raise RuntimeError(f"partial weight sync: nothing was sent for {sorted(missing)}")
+        # Fused layers (query, key and value in one) count as loaded when one part came: count elements too.
+        expected = _num_elements(self.model)
+        if self._elements != expected:
+            raise RuntimeError(f"partial weight sync: {self._elements} of {expected} elements were sent")
+
+    def shutdown(self) -> None:
+        pass
+
+
+def _num_elements(model: torch.nn.Module) -> int:
+    """Elements of a whole checkpoint: all parameters, less the rows vLLM pads vocabularies with."""
+    total = sum(p.numel() for p in model.parameters())
+    seen: set[int] = set()
+    for module in model.modules():
+        if isinstance(module, VocabParallelEmbedding) and id(module.weight) not in seen:
+            seen.add(id(module.weight))
+            padding = module.weight.shape[0] - module.org_vocab_size
+            total -= padding * module.weight.shape[1]
+    return total
+
+
+def _views(buffer: torch.Tensor, info: ShmUpdateInfo):
+    """(name, tensor) pairs over the shared buffer, without a copy."""
+    for name, dtype_name, shape, offset in zip(
+        info.names, info.dtype_names, info.shapes, info.offsets, strict=True
+    ):
+        dtype = getattr(torch, dtype_name)
+        num_bytes = torch.Size(shape).numel() * dtype.itemsize
+        yield name, buffer[offset : offset + num_bytes].view(dtype).view(shape)
+
+
+class CpuWorkerExtension:
+    """Named by ``worker_extension_cls``; the module's import is what matters."""
+
+
+custom_ops._supports_onednn = False
+layer_utils.dispatch_cpu_unquantized_gemm = _batch_invariant_linear
+WeightTransferEngineFactory.register_engine("shm", ShmWeightTransferEngine)
+
+
+class _TorchWithOwnGenerator:
+    """``torch`` as gpu_model_runner sees it, with our generator."""
+
+    Generator = GeneratorWithoutOffset
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+
+gpu_model_runner.torch = _TorchWithOwnGenerator()

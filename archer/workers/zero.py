@@ -1,0 +1,155 @@
+"""The one file that imports deepspeed: engine construction, and reading whole parameters out of ZeRO."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from archer.config import ClusterConfig, OptimizerConfig
+
+
+def init_process_group(cluster: ClusterConfig, rank: int, world_size: int, address: str, port: int) -> None:
+    """Join the ZeRO group: gloo on CPU, NCCL on GPU."""
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        # Ray shows each actor its own GPU only, as device 0.
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": address,
+        "MASTER_PORT": str(port),
+    }
+    import deepspeed
+    import deepspeed.ops
+
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+    if cluster.device == "cpu":
+        # Compiling the shared-memory collective takes minutes at the first start and saves nothing here.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    backend = "gloo" if cluster.device == "cpu" else "nccl"
+    deepspeed.init_distributed(dist_backend=backend, verbose=False)
+
+
+class FiniteAdamW(torch.optim.AdamW):
+    """AdamW that leaves weights and moments alone when any rank's gradient is not finite.
+
+    DeepSpeed skips such steps at some ZeRO stages and precisions only; this holds at all of them. Ranks see
+    different shards, so they agree by a reduction.
+    """
+
+    num_applied = 0
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        device = self.param_groups[0]["params"][0].device if gradients == [] else gradients[0].device
+        finite = torch.ones(1, device=device)
+        for gradient in gradients:
+            finite *= torch.isfinite(gradient).all()
+        dist.all_reduce(finite, op=dist.ReduceOp.MIN)
+        if finite.item():
+            super().step(closure)
+            self.num_applied += 1
+
+
+def build_engine(module: nn.Module, cluster: ClusterConfig, optimizer: OptimizerConfig | None) -> Any:
+    """A DeepSpeed engine. Without an optimizer config it only runs forward passes (the reference policy)."""
+    import deepspeed
+
+    stage = cluster.zero_stage if optimizer is not None or cluster.zero_stage == 3 else 0
+    zero: dict[str, Any] = {"stage": stage, "overlap_comm": False}
+    if optimizer is not None and cluster.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    if optimizer is None and stage == 3 and cluster.offload_reference:
+        zero["offload_param"] = {"device": "cpu", "pin_memory": True}
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "steps_per_print": 10**9,
+        "bf16": {"enabled": cluster.dtype == "bfloat16"},
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+    if optimizer is None:
+        engine, *_ = deepspeed.initialize(model=module, config=config)
+        return engine
+    config["gradient_clipping"] = optimizer.max_grad_norm
+    adam = FiniteAdamW(
+        _parameter_groups(module, optimizer.weight_decay), lr=optimizer.learning_rate, betas=optimizer.betas
+    )
+    engine, *_ = deepspeed.initialize(model=module, optimizer=adam, config=config)
+    return engine
+
+
+def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """No decay on norms and biases."""
+    decayed = [p for p in module.parameters() if p.ndim >= 2]
+    others = [p for p in module.parameters() if p.ndim < 2]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+@dataclass(frozen=True)
+class ParamMeta:
+    """Name, wire type and whole shape of a parameter; the shape of vLLM's class of this name."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+class FullParameters:
+    """Whole parameters of a (possibly ZeRO-3 sharded) module under Hugging Face names.
+
+    Iterating is a collective at ZeRO-3: all ranks must do it together. A tied head appears once.
+    """
+
+    GATHER_BYTES = 1 << 28
+    """Parameters gathered at a time: one by one is slow, all at once would hold the whole model."""
+
+    def __init__(self, module: nn.Module, zero_stage: int):
+        self.module, self.zero_stage = module, zero_stage
+
+    def metadata(self) -> list[ParamMeta]:
+        return [
+            ParamMeta(name, p.dtype, tuple(getattr(p, "ds_shape", p.shape)))
+            for name, p in self.module.named_parameters()
+        ]
+
+    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+        if self.zero_stage < 3:
+            yield from ((name, p.detach()) for name, p in self.module.named_parameters())
+            return
+        import deepspeed
+
+        for bucket in self._buckets():
+            with deepspeed.zero.GatheredParameters([p for _, p in bucket]):
+                yield from ((name, p.detach()) for name, p in bucket)
+
+    def _buckets(self) -> Iterator[list[tuple[str, nn.Parameter]]]:
+        bucket, size = [], 0
+        for name, p in self.module.named_parameters():
+            bucket.append((name, p))
+            size += p.ds_numel * p.element_size()
+            if size >= self.GATHER_BYTES:
+                yield bucket
+                bucket, size = [], 0
+        if bucket:
+            yield bucket
+
+
+def offload(engine: Any) -> None:
+    """Move weights, gradients and optimizer state to CPU memory, for a rollout engine that needs the GPU."""
+    from deepspeed.runtime.zero.offload_config import OffloadDeviceEnum
+
+    engine.offload_states(device=OffloadDeviceEnum.cpu, pin_memory=True)
+
+
+def onload(engine: Any) -> None:
+    engine.reload_states()

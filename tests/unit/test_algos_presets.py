@@ -1,0 +1,55 @@
+"""Every preset in conf/algo loads, and means what the objective's own defaults mean."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from archer.algos import ADVANTAGES, AGGREGATIONS, OBJECTIVES, resolve_objective
+from archer.config import AlgoConfig
+from archer.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+PRESETS = sorted((ROOT / "conf" / "algo").glob("*.yaml"))
+
+
+def load(path: Path) -> AlgoConfig:
+    return AlgoConfig.model_validate(OmegaConf.to_container(OmegaConf.load(path)))
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda p: p.stem)
+def test_preset_is_valid_and_lists_every_parameter(path):
+    algo = load(path)
+    loss = resolve_objective(algo.name).config.model_validate(algo.loss)
+    assert algo.advantage in ADVANTAGES
+    assert algo.aggregation in AGGREGATIONS
+    assert (
+        loss.model_dump() == algo.loss
+    )  # a key missing in the yaml could not be overridden by name
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_preset_agrees_with_the_defaults_of_the_objective(name):
+    algo = load(ROOT / "conf" / "algo" / f"{name}.yaml")
+    assert OBJECTIVES[name].config.model_validate(algo.loss) == OBJECTIVES[name].config()
+
+
+def test_the_documented_command_selects_a_custom_objective(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    overrides = [
+        "+algo=dapo",
+        "algo.name=examples.custom_objective.my_objective.OBJECTIVE",
+        "~algo.loss",
+        "+algo.loss={cap: 4.0}",
+    ]
+    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
+        algo = AlgoConfig.model_validate(OmegaConf.to_container(compose(overrides=overrides).algo))
+    objective = resolve_objective(algo.name)
+    assert objective.config.model_validate(algo.loss).cap == 4.0
+    assert algo.reject_uniform
+
+
+def test_an_unknown_objective_is_named_with_a_suggestion():
+    with pytest.raises(ConfigError, match=r"algo\.name='archr'.*Did you mean 'archer'\?"):
+        resolve_objective("archr")
