@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar, get_origin
+from typing import Any, TypeVar
 
 from hydra._internal.utils import get_args_parser  # the only way to tell flags from overrides
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
+from yaml import YAMLError
 
-from archer.config import TrainConfig, known_keys, section_of, suggestion
+from archer.config import TrainConfig, free_keys, known_keys, suggestion
 from archer.errors import ConfigError
 
 Result = TypeVar("Result")
 
 
-def check_overrides(argv: list[str], conf_dir: Path) -> None:
+def check_overrides(argv: list[str], conf_dir: Path, config: type[BaseModel] = TrainConfig) -> None:
     """Refuse overrides that Hydra or the typed config would refuse later and less helpfully.
 
     Additions (``+x=``, ``++x=``), deletions (``~x``) and ``hydra.*`` are left to Hydra.
@@ -28,16 +31,24 @@ def check_overrides(argv: list[str], conf_dir: Path) -> None:
     Args:
         argv: the arguments after the program's name.
         conf_dir: the primary folder of configuration groups.
+        config: the typed config of the command, which says what keys there are.
 
     Raises:
         ConfigError: a malformed override, an unknown key, or a group option that does not exist.
     """
     args, rest = get_args_parser().parse_known_args(argv)
-    words = args.overrides + [word for word in rest if not word.startswith("-")]
-    overrides = [_parse(word) for word in words]
+    known = known_keys(config)
+    for word in rest:
+        if word.startswith("-"):
+            raise _unknown_flag(word, known)
+    words = args.overrides + rest
+    overrides = [_parse(word, known) for word in words]
     if args.config_path is not None:  # somebody's own groups, not ours to know
         return
     groups = _group_options([conf_dir, *([Path(args.config_dir)] if args.config_dir else [])])
+    if config is not TrainConfig:  # other commands have fewer sections, and no experiments
+        groups = {name: options for name, options in groups.items() if name in known}
+    free = tuple(f"{key}." for key in free_keys(config))
     # A search path set on the command line may bring options that no folder here has.
     is_open = any(o.key_or_group == "hydra.searchpath" for o in overrides)
     for override in overrides:
@@ -47,20 +58,33 @@ def check_overrides(argv: list[str], conf_dir: Path) -> None:
         if key in groups:
             if not is_open:
                 _check_choices(override, groups[key])
-        elif not _is_known(key):
-            raise _unknown_key(override, [*groups, *known_keys()])
+        elif key not in known and not key.startswith(free):
+            raise _unknown_key(override, [*groups, *known])
+
+
+def run_hydra(hydra_main: Callable[[], Any], conf_dir: Path, config: type[BaseModel]) -> None:
+    """Check the command line, then let Hydra compose the configuration and run the command."""
+    # Hydra would print its own errors, with a shortened traceback and exit status 1.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+
+    def run() -> None:
+        check_overrides(sys.argv[1:], conf_dir, config)
+        hydra_main()
+
+    run_or_explain(run)
 
 
 def run_or_explain(function: Callable[[], Result]) -> Result:
-    """Run a command; print a ConfigError as one message and exit with status 2.
+    """Run a command; print what is wrong with its configuration as one message and exit with status 2.
 
     ``ARCHER_TRACEBACK=1`` lets the traceback through.
     """
     try:
         return function()
-    except ConfigError as error:
+    except (ConfigError, HydraException, OmegaConfBaseException, YAMLError) as found:
         if os.environ.get("ARCHER_TRACEBACK") == "1":
             raise
+        error = found if isinstance(found, ConfigError) else _composition_error(found)
         print(
             f"archer: {error.key} is not usable as it stands.\n"
             f"  value     {error.value!r}\n"
@@ -71,10 +95,17 @@ def run_or_explain(function: Callable[[], Result]) -> Result:
         raise SystemExit(2) from None
 
 
-def _parse(word: str) -> Override:
+def _composition_error(error: Exception) -> ConfigError:
+    """What Hydra could not compose, in our words; a YAML file that is torn is among it."""
+    reason = " ".join(str(error).split())
+    arguments = " ".join(sys.argv[1:])
+    return ConfigError("the command line", arguments, "a configuration that Hydra can compose", f"{reason}.")
+
+
+def _parse(word: str, known: list[str]) -> Override:
     key, equals, value = word.partition("=")
     if not key or not (equals or key.startswith("~")):
-        hint = suggestion(key, known_keys())
+        hint = suggestion(key, known)
         raise ConfigError(word, None, "an override KEY=VALUE", f"Write it as KEY=VALUE.{hint}")
     try:
         return OverridesParser.create().parse_override(word)
@@ -127,20 +158,12 @@ def _choices(override: Override) -> list[str]:
     return [str(name) for name in names if name is not None]
 
 
-def _is_known(key: str) -> bool:
-    return key in known_keys() or any(key.startswith(f"{free}.") for free in _free_keys())
-
-
-def _free_keys(section: type[BaseModel] = TrainConfig, prefix: str = "") -> list[str]:
-    """Keys of free dictionaries, such as ``algo.loss``; what lies below is checked by its owner."""
-    keys = []
-    for name, field in section.model_fields.items():
-        inner = section_of(field.annotation)
-        if inner is not None:
-            keys += _free_keys(inner, f"{prefix}{name}.")
-        elif get_origin(field.annotation) is dict:
-            keys.append(prefix + name)
-    return keys
+def _unknown_flag(word: str, known: list[str]) -> ConfigError:
+    key, _, value = word.lstrip("-").replace("-", "_").partition("=")
+    leaves = [k for k in known if k.rpartition(".")[2] == key]
+    hint = leaves[0] if leaves else key
+    mend = f"Keys take no dashes: write {hint}={value or 'VALUE'}. For Hydra's flags see --hydra-help."
+    return ConfigError(word, None, "an override KEY=VALUE or a flag of Hydra", mend)
 
 
 def _unknown_key(override: Override, known: list[str]) -> ConfigError:
@@ -151,12 +174,14 @@ def _unknown_key(override: Override, known: list[str]) -> ConfigError:
     if same_leaf:
         hint = f" Did you mean {' or '.join(map(repr, same_leaf))}?"
     elif siblings:
-        hint = suggestion(leaf, siblings) or f" Known in {parent}: {', '.join(siblings)}."
+        close = difflib.get_close_matches(leaf, siblings, n=1)
+        known_here = f" Known in {parent}: {', '.join(siblings)}."
+        hint = f" Did you mean '{parent}.{close[0]}'?" if close else known_here
     else:
         hint = suggestion(key, known)
     return ConfigError(
         key,
         override.get_value_string(),
         "a key of docs/configuration.md",
-        f"There is no such key.{hint}",
+        f"This command has no such key.{hint}",
     )

@@ -11,10 +11,11 @@ from ray.exceptions import GetTimeoutError
 from ray.util.placement_group import PlacementGroup, placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from archer.config import ClusterConfig, TrainConfig
+from archer.config import ClusterConfig, CommonConfig, TrainConfig
 from archer.errors import ConfigError
-from archer.preflight import Inputs
+from archer.preflight import EvalInputs, Inputs
 from archer.types import SampleRequest
+from archer.weight_sync import free_port
 from archer.workers.group import RankHost, WorkerGroup
 from archer.workers.pool import StreamingPool
 from archer.workers.reward import RewardWorker
@@ -56,9 +57,8 @@ def start_ray(cluster: ClusterConfig) -> None:
 class Placement:
     """Which Ray resources each worker gets.
 
-    On CPU every worker takes ``cpus_per_worker`` anywhere. On GPUs ``colocated`` packs one policy rank, one
-    rollout rank and one reference rank on each GPU; ``disaggregated`` gives rollout engines and policy ranks
-    GPUs of their own.
+    On CPU every worker takes ``cpus_per_worker`` anywhere. On GPUs ``colocated`` puts one policy rank, one
+    reference rank and one engine on each GPU; ``disaggregated`` gives engines and policy ranks GPUs of their own.
     """
 
     def __init__(self, cluster: ClusterConfig):
@@ -66,42 +66,52 @@ class Placement:
         self._policy: PlacementGroup | None = None
         self._rollout: PlacementGroup | None = None
         if cluster.device == "cuda":
-            self._policy = self._reserve(cluster.policy_workers)
+            self._policy = self._reserve(cluster.policy_workers, gpus=1)
             self._rollout = self._policy
             if cluster.layout == "disaggregated":
-                self._rollout = self._reserve(cluster.rollout_replicas * cluster.tensor_parallel)
+                self._rollout = self._reserve(cluster.rollout_replicas, gpus=cluster.tensor_parallel)
 
-    def _reserve(self, num_gpus: int) -> PlacementGroup:
-        group = placement_group([{"GPU": 1, "CPU": 3 * self.cluster.cpus_per_worker}] * num_gpus, strategy="PACK")
+    def _reserve(self, count: int, gpus: int) -> PlacementGroup:
+        """``count`` bundles; a bundle never spans nodes, so neither does an engine."""
+        cpus = 3 * self.cluster.cpus_per_worker
+        group = placement_group([{"GPU": gpus, "CPU": cpus}] * count, strategy="PACK")
         try:
             ray.get(group.ready(), timeout=self.cluster.start_timeout_s)
         except GetTimeoutError:
-            available = ray.available_resources()
+            free = ray.available_resources()
             raise ConfigError(
                 "cluster",
-                f"{num_gpus} GPUs with {3 * self.cluster.cpus_per_worker:g} CPUs each",
-                f"free resources, Ray offers {available.get('GPU', 0):g} GPUs and {available.get('CPU', 0):g} CPUs",
+                f"{count} x ({gpus} GPUs, {cpus:g} CPUs)",
+                f"free resources; Ray offers {free.get('GPU', 0):g} GPUs and {free.get('CPU', 0):g} CPUs",
                 "Use fewer workers, or wait for the nodes to join.",
             ) from None
         return group
 
-    def zero_rank(self, rank: int) -> dict[str, Any]:
-        """Actor options of policy or reference rank ``rank``; the two share a GPU."""
-        return self._options(self._policy, rank, gpu_share=0.3)
+    def policy_rank(self, rank: int) -> dict[str, Any]:
+        """Actor options of a policy rank."""
+        return self._options(self._policy, rank, gpus=0.4)
+
+    def reference_rank(self, rank: int) -> dict[str, Any]:
+        """Actor options of a reference rank, which shares the GPU of the policy rank of its number."""
+        return self._options(self._policy, rank, gpus=0.2)
 
     def engine(self, replica: int) -> dict[str, Any]:
-        """Actor options of a rollout engine. With tensor parallelism vLLM places its own ranks."""
-        shared = self.cluster.layout == "colocated"
-        return self._options(self._rollout, replica * self.cluster.tensor_parallel, 0.4 if shared else 1.0)
+        """Actor options of a rollout engine."""
+        is_shared = self.cluster.layout == "colocated"
+        return self._options(self._rollout, replica, gpus=0.4 if is_shared else self.cluster.tensor_parallel)
 
-    def _options(self, group: PlacementGroup | None, bundle: int, gpu_share: float) -> dict[str, Any]:
+    def rendezvous(self) -> dict[str, Any]:
+        """Actor options of a helper on the node of policy rank 0."""
+        return self._options(self._policy, 0, gpus=0)
+
+    def _options(self, group: PlacementGroup | None, bundle: int, gpus: float) -> dict[str, Any]:
         environment = QUIET | (ON_CPU if self.cluster.device == "cpu" else {})
         options: dict[str, Any] = {
             "num_cpus": self.cluster.cpus_per_worker,
             "runtime_env": {"env_vars": environment},
         }
         if group is not None:
-            options["num_gpus"] = gpu_share
+            options["num_gpus"] = gpus
             options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
                 placement_group=group, placement_group_bundle_index=bundle
             )
@@ -117,27 +127,26 @@ def start_zero_group(
         worker: dotted path of the class of one rank.
     """
     num_ranks = config.cluster.policy_workers
-    # Rank 0 binds the rendezvous port on whatever node it lands, so ask it there.
-    rendezvous = ray.remote(_Rendezvous).options(**placement.zero_rank(0) | {"num_gpus": 0}).remote()
-    address, port = ray.get(rendezvous.address.remote(), timeout=config.cluster.start_timeout_s)
-    ray.kill(rendezvous)
+    # Rank 0 listens on the node it lands on: ask for a port there.
+    options = placement.rendezvous()
+    address, port = ray.get(ray.remote(_free_address).options(**options).remote(), timeout=config.cluster.start_timeout_s)
+    options_of = placement.policy_rank if name == "policy" else placement.reference_rank
     actors = [
         ray.remote(RankHost)
-        .options(**placement.zero_rank(rank))
+        .options(**options_of(rank))
         .remote(worker, config, inputs.model_path, rank, num_ranks, address, port)
         for rank in range(num_ranks)
     ]
     return WorkerGroup(actors, name, config.cluster.step_timeout_s)
 
 
-class _Rendezvous:
-    def address(self) -> tuple[str, int]:
-        from archer.weight_sync import free_port
-
-        return ray.util.get_node_ip_address(), free_port()
+def _free_address() -> tuple[str, int]:
+    return ray.util.get_node_ip_address(), free_port()
 
 
-def start_rollouts(config: TrainConfig, inputs: Inputs, placement: Placement) -> StreamingPool:
+def start_rollouts(
+    config: CommonConfig, inputs: EvalInputs, placement: Placement
+) -> StreamingPool:
     """Start the vLLM engines; returns before they are ready."""
     cluster = config.cluster
     spec = RolloutSpec(
@@ -165,7 +174,7 @@ def start_rollouts(config: TrainConfig, inputs: Inputs, placement: Placement) ->
     return StreamingPool(spawn, cluster.rollout_replicas, "rollout", cost)
 
 
-def start_rewards(config: TrainConfig) -> StreamingPool:
+def start_rewards(config: CommonConfig) -> StreamingPool:
     """Start the reward pool: one actor, whose verifiers are processes of its own that it can kill."""
 
     def spawn(_: int) -> ActorHandle:

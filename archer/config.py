@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_origin
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from archer.algos import ADVANTAGES, AGGREGATIONS, resolve_objective
@@ -54,9 +54,11 @@ class AlgoConfig(Section):
 
 
 class WarmStartConfig(Section):
-    """Builds a small model by supervised training on the embedded task. Used by `model=tiny` only."""
+    """Builds a small model by supervised training on an embedded task. Used by `model=tiny` only."""
 
-    steps: PositiveInt = 700
+    task: Literal["arithmetic"] = "arithmetic"
+    """Embedded task whose worked answers the model learns; the run itself may use other data."""
+    steps: PositiveInt = 1200
     """Optimizer steps of `batch_size` fresh traces each."""
     batch_size: PositiveInt = 16
     learning_rate: PositiveFloat = 3e-3
@@ -122,13 +124,18 @@ class RewardConfig(Section):
     """Stop the run when a larger share of a step's rewards are verifier failures."""
 
 
-class SamplingConfig(Section):
+class ResponseConfig(Section):
+    """What holds for all responses, those of evaluations too."""
+
+    max_response_tokens: PositiveInt = 1024
+    """Response limit; prompt limit plus this must fit the model's window."""
+
+
+class SamplingConfig(ResponseConfig):
     """How training responses are sampled."""
 
     temperature: PositiveFloat = 1.0
     """The trainer divides its logits by the same temperature."""
-    max_response_tokens: PositiveInt = 1024
-    """Response limit; prompt limit plus this must fit the model's window."""
 
 
 class OptimizerConfig(Section):
@@ -225,7 +232,14 @@ class LoggerConfig(Section):
     """Samples kept in `rollouts/`; empty keeps all."""
 
 
-class RunConfig(Section):
+class CacheConfig(Section):
+    """What is kept between runs."""
+
+    cache: str = "~/.cache/archer"
+    """Where warm-started models and generated data are kept between runs."""
+
+
+class RunConfig(CacheConfig):
     """The run directory and its checkpoints."""
 
     root: str = "runs"
@@ -237,23 +251,44 @@ class RunConfig(Section):
     save_every: NonNegativeInt = 20
     """Checkpoint every so many steps; the last step is always saved. 0 saves only the last."""
     keep_checkpoints: PositiveInt = 2
-    cache: str = "~/.cache/archer"
-    """Where warm-started models and generated data are kept between runs."""
 
 
-class TrainConfig(Section):
-    """Everything `python -m archer.main` takes."""
+class CommonConfig(Section):
+    """What sampling and judging responses takes; training and evaluation share it."""
 
     seed: int = 0
-    algo: AlgoConfig
     model: ModelConfig
     data: DataConfig
     reward: RewardConfig
+    sampling: ResponseConfig = ResponseConfig()
+    eval: EvalConfig = EvalConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    run: CacheConfig = CacheConfig()
+
+    @property
+    def max_sequence_tokens(self) -> int:
+        return self.data.max_prompt_tokens + self.sampling.max_response_tokens
+
+
+class EvaluateConfig(CommonConfig):
+    """Everything `python -m archer.evaluate` takes."""
+
+    output: str | None = None
+    """Folder for the results; empty means `evaluations/<model>-<data>-seed<seed>`."""
+
+    @property
+    def output_dir(self) -> Path:
+        default = f"evaluations/{self.model.name}-{self.data.name}-seed{self.seed}"
+        return Path(self.output or default)
+
+
+class TrainConfig(CommonConfig):
+    """Everything `python -m archer.main` takes."""
+
+    algo: AlgoConfig
     sampling: SamplingConfig = SamplingConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     trainer: TrainerConfig = TrainerConfig()
-    eval: EvalConfig = EvalConfig()
-    cluster: ClusterConfig = ClusterConfig()
     logger: LoggerConfig = LoggerConfig()
     run: RunConfig = RunConfig()
 
@@ -265,29 +300,56 @@ class TrainConfig(Section):
     def run_dir(self) -> Path:
         return Path(self.run.root) / self.run.experiment / self.run_name
 
-    @property
-    def max_sequence_tokens(self) -> int:
-        return self.data.max_prompt_tokens + self.sampling.max_response_tokens
+
+AnyConfig = TypeVar("AnyConfig", bound=Section)
 
 
 def load_config(composed: DictConfig | dict[str, Any]) -> TrainConfig:
-    """Validate a composed configuration.
+    """Validate a composed configuration of the training command.
+
+    Raises:
+        ConfigError: names the key, the value, what was expected and how to mend it.
+    """
+    config = validate(TrainConfig, composed)
+    _check_common(config)
+    if config.data.task is None and config.data.train is None:
+        raise ConfigError("data.train", None, "a JSONL, JSON or parquet file", "Set data.train=FILE or choose data=arithmetic.")
+    _check_arithmetic(config)
+    return config
+
+
+def load_evaluate_config(composed: DictConfig | dict[str, Any]) -> EvaluateConfig:
+    """Validate a composed configuration of the evaluation command.
+
+    Raises:
+        ConfigError: names the key, the value, what was expected and how to mend it.
+    """
+    config = validate(EvaluateConfig, composed)
+    _check_common(config)
+    if config.data.task is None and not config.data.eval:
+        raise ConfigError("data.eval", {}, "at least one held-out set", "Set data.eval.NAME=FILE or choose data=arithmetic.")
+    return config
+
+
+def validate(config_class: type[AnyConfig], composed: DictConfig | dict[str, Any]) -> AnyConfig:
+    """Resolve interpolations and check keys and types.
 
     Raises:
         ConfigError: names the key, the value, what was expected and how to mend it.
     """
     try:
-        plain = OmegaConf.to_container(composed, resolve=True) if isinstance(composed, DictConfig) else composed
+        plain = OmegaConf.to_container(OmegaConf.create(composed), resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        key = str(error.full_key)
+        raise ConfigError(key, "???", "a value", f"Set it: {key}=...") from error
     except OmegaConfBaseException as error:
         raise ConfigError(
             str(error.full_key or "config"), "?", "a value that resolves", f"{error.msg}. Set it on the command line."
         ) from error
     try:
-        config = TrainConfig.model_validate(plain)
+        return config_class.model_validate(plain)
     except ValidationError as error:
-        raise _readable(error) from error
-    _check_arithmetic(config)
-    return config
+        raise _readable(error, config_class) from error
 
 
 def default_values(section: type[BaseModel] = TrainConfig) -> dict[str, Any]:
@@ -315,6 +377,29 @@ def known_keys(section: type[BaseModel] = TrainConfig, prefix: str = "") -> list
     return keys
 
 
+def free_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
+    """Dotted names of free dictionaries, such as ``algo.loss``; what lies below is checked by its owner."""
+    keys = []
+    for name, field in section.model_fields.items():
+        inner = section_of(field.annotation)
+        if inner is not None:
+            keys += free_keys(inner, f"{prefix}{name}.")
+        elif get_origin(field.annotation) is dict:
+            keys.append(prefix + name)
+    return keys
+
+
+def store_defaults(name: str, section: type[BaseModel]) -> None:
+    """Let ``defaults: [name, ...]`` in a file of conf/ begin with every key of a section.
+
+    So every key can be overridden and is shown. New keys need no ``+`` inside free dictionaries.
+    """
+    node = OmegaConf.create(default_values(section))
+    for key in free_keys(section):
+        OmegaConf.set_struct(OmegaConf.select(node, key), False)
+    ConfigStore.instance().store(name, node=node)
+
+
 def section_of(annotation: Any) -> type[BaseModel] | None:
     """The config section behind an annotation such as ``WarmStartConfig | None``, if any."""
     for candidate in (annotation, *getattr(annotation, "__args__", ())):
@@ -329,14 +414,14 @@ def suggestion(word: str, known: list[str] | tuple[str, ...]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def _readable(error: ValidationError, prefix: str = "") -> ConfigError:
+def _readable(error: ValidationError, section: type[BaseModel], prefix: str = "") -> ConfigError:
     first = error.errors()[0]
     key = prefix + ".".join(str(part) for part in first["loc"])
     value = first["input"]
     match first["type"]:
         case "extra_forbidden":
-            siblings = [k for k in known_keys() if k.rpartition(".")[0] == key.rpartition(".")[0]]
-            hint = suggestion(key, siblings) or f" Known here: {', '.join(siblings)}." if siblings else ""
+            siblings = [k for k in known_keys(section, prefix) if k.rpartition(".")[0] == key.rpartition(".")[0]]
+            hint = suggestion(key, siblings) or (f" Known here: {', '.join(siblings)}." if siblings else "")
             return ConfigError(key, value, "a known key", f"There is no such key.{hint} Remove it or fix its name.")
         case "missing":
             return ConfigError(key, None, "a value", f"Set it: {key}=...")
@@ -358,7 +443,7 @@ def _check_arithmetic(config: TrainConfig) -> None:
     try:
         objective.config.model_validate(algo.loss)
     except ValidationError as error:
-        raise _readable(error, "algo.loss.") from error
+        raise _readable(error, objective.config, "algo.loss.") from error
     if trainer.prompts_per_step % trainer.mini_batch_prompts:
         raise ConfigError(
             "trainer.mini_batch_prompts",
@@ -386,13 +471,17 @@ def _check_arithmetic(config: TrainConfig) -> None:
     if algo.overlong_buffer >= config.sampling.max_response_tokens:
         raise ConfigError("algo.overlong_buffer", algo.overlong_buffer,
                           f"less than sampling.max_response_tokens={config.sampling.max_response_tokens}", "Lower it.")
+
+
+def _check_common(config: CommonConfig) -> None:
+    """Combinations that concern every command."""
+    data, cluster = config.data, config.cluster
+    if data.task is not None:
+        for key, files in (("data.train", data.train), ("data.eval", data.eval)):
+            if files:
+                raise ConfigError(key, files, f"no files beside data.task={data.task}", "For files of your own choose data=jsonl.")
     if config.model.path is None and config.model.warm_start is None:
         raise ConfigError("model.path", None, "a Hugging Face folder or hub id", "Set model.path=... or choose model=tiny.")
-    if config.data.task is None and config.data.train is None:
-        raise ConfigError("data.train", None, "a JSONL, JSON or parquet file", "Set data.train=FILE or choose data=arithmetic.")
-    if config.model.warm_start is not None and config.data.task is None and config.model.path is None:
-        raise ConfigError("model.warm_start", "set", "an embedded task to warm up on",
-                          "Choose data=arithmetic, or give a trained model with model.path=...")
     if cluster.device == "cuda":
         _check_gpus(cluster)
     elif cluster.layout == "colocated":
@@ -408,6 +497,9 @@ def _check_gpus(cluster: ClusterConfig) -> None:
     if cluster.gpus_per_node % cluster.tensor_parallel:
         raise ConfigError("cluster.tensor_parallel", cluster.tensor_parallel,
                           f"a divisor of cluster.gpus_per_node={cluster.gpus_per_node}", "An engine never spans nodes.")
+    if cluster.layout == "colocated" and cluster.tensor_parallel > 1:
+        raise ConfigError("cluster.tensor_parallel", cluster.tensor_parallel, "1 with cluster.layout=colocated",
+                          "An engine shares one GPU with one policy rank; use cluster.layout=disaggregated for more.")
     if cluster.layout == "colocated":
         for key, used in (("cluster.policy_workers", cluster.policy_workers), ("cluster.rollout_replicas", rollout)):
             if used != total:
@@ -420,5 +512,4 @@ def _check_gpus(cluster: ClusterConfig) -> None:
                           "Use fewer workers, more GPUs, or cluster.layout=colocated.")
 
 
-# `defaults: [base, ...]` in conf/config.yaml: every key exists, so every key can be overridden and is shown.
-ConfigStore.instance().store("base", node=default_values())
+store_defaults("base", TrainConfig)

@@ -1,81 +1,198 @@
-"""avg@k and pass@k on held-out prompts. Also ``python -m archer.evaluate model=... data=... eval.num_samples=64``."""
+"""avg@k and pass@k of a model on held-out problems, with the engines and verifiers of training.
+
+    python -m archer.evaluate model=r1-distill-1.5b cluster=1x1 data=jsonl data.eval.aime24=aime24.parquet \\
+        eval.num_samples=64 sampling.max_response_tokens=32768
+    python -m archer.evaluate model.path=runs/default/RUN/checkpoints/step_000060/hf
+
+Writes ``results.json`` and every sample, ``samples_<set>.jsonl.gz``. See docs/evaluate.md.
+"""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import hydra
+from omegaconf import DictConfig
+from rich.console import Console as RichConsole
+from rich.table import Table
 
-from archer.collector import SampleStream, sample_requests
-from archer.config import EvalConfig
-from archer.seeds import derive_seed
-from archer.statistics import avg_at_k, bootstrap_interval, pass_at_k
-from archer.types import Group, Prompt, Sample
+from archer.cli import run_hydra, run_or_explain
+from archer.config import EvaluateConfig, load_evaluate_config, store_defaults
+from archer.console import Console
+from archer.errors import ConfigError
+from archer.metrics import write_atomically, write_rollouts
+from archer.preflight import EvalInputs, check_eval_inputs, check_tools
+from archer.run_directory import check_writable
+from archer.statistics import bootstrap_interval, pass_per_problem
+from archer.stopping import Interrupted, StopSignals
+from archer.warm_start import start_model
+
+if TYPE_CHECKING:
+    from archer.evaluation import Evaluation
+
+CONF = Path(__file__).parent.parent / "conf"
+RESULTS_FILE = "results.json"
+
+store_defaults("evaluate_base", EvaluateConfig)
+
+Results = dict[str, dict[str, Any]]
+"""Set name -> measure, e.g. ``avg@8``, ``avg@8_lo``, ``pass@4`` -> value."""
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Verdicts of one held-out set."""
+def evaluate_model(config: EvaluateConfig, stop: StopSignals) -> Results:
+    """Check everything, sample, judge, and write the output folder.
 
-    groups: tuple[Group, ...]
-    metrics: dict[str, float]
-
-
-def evaluate(
-    stream: SampleStream,
-    name: str,
-    prompts: Sequence[Prompt],
-    config: EvalConfig,
-    max_tokens: int,
-    seed: int,
-    advance: Callable[[], None] = lambda: None,
-) -> Evaluation:
-    """Sample every prompt ``num_samples`` times and judge the responses.
-
-    The seeds depend on the run seed, the prompt and the sample index only, so evaluations before and after
-    training draw the same random numbers.
+    Raises:
+        ConfigError: the evaluation cannot work as configured.
+        Interrupted: a signal ended it; sets that were complete by then have their samples written.
     """
-    samples: dict[str, list[Sample | None]] = {p.id: [None] * config.num_samples for p in prompts}
-    for prompt in prompts:
-        stream.ask(
-            prompt,
-            sample_requests(
-                prompt,
-                config.num_samples,
-                lambda index, prompt=prompt: derive_seed(seed, "eval", prompt.id, index),
-                temperature=config.temperature,
-                top_p=config.top_p,
-                max_tokens=max_tokens,
-            ),
+    _check_output(config)
+    check_tools(config)
+    began = time.monotonic()
+    with Console(0, 0) as console:
+        model_path = start_model(config.model, Path(config.run.cache), console)
+        inputs = check_eval_inputs(config, model_path)
+        results = _sample_sets(config, inputs, console, stop)
+    record = {
+        "model": inputs.model_path,
+        "seconds": round(time.monotonic() - began, 1),
+        "sets": {name: _without_nan(measures) for name, measures in results.items()},
+        "config": config.model_dump(mode="json"),
+    }
+    text = json.dumps(record, indent=1, allow_nan=False)
+    write_atomically(config.output_dir / RESULTS_FILE, text.encode())
+    return results
+
+
+def _check_output(config: EvaluateConfig) -> None:
+    folder = config.output_dir
+    if (folder / RESULTS_FILE).exists():
+        raise ConfigError(
+            "output",
+            str(folder),
+            f"a folder without {RESULTS_FILE}",
+            "It holds another evaluation: choose another output=FOLDER, or delete that one.",
         )
-    missing = len(prompts) * config.num_samples
-    while missing:
-        for sample in stream.wait():
-            row = samples[sample.prompt.id]
-            row[sample.index] = sample
-            missing -= 1
-            if None not in row:
-                advance()
-    groups = tuple(Group(prompt, tuple(samples[prompt.id])) for prompt in prompts)
-    return Evaluation(groups, eval_metrics(name, groups))
+    check_writable("output", str(folder), folder)
 
 
-def eval_metrics(name: str, groups: Sequence[Group]) -> dict[str, float]:
-    """``eval/<name>/avg@n`` with a 95 % bootstrap interval over problems, and ``pass@k`` for k = 1, 2, 4 … n."""
-    correct = np.array([
-        [float(s.result.correct) if s.result.is_valid else math.nan for s in g.samples] for g in groups
-    ])
-    n = correct.shape[1]
-    per_problem = np.array([np.nanmean(row) if np.isfinite(row).any() else math.nan for row in correct])
-    low, high = bootstrap_interval(per_problem)
-    prefix = f"eval/{name}"
-    metrics = {f"{prefix}/avg@{n}": avg_at_k(correct), f"{prefix}/avg@{n}_lo": low, f"{prefix}/avg@{n}_hi": high}
-    for k in sorted({2**i for i in range(n.bit_length()) if 2**i <= n} | {n}):
-        metrics[f"{prefix}/pass@{k}"] = pass_at_k(correct, k)
-    samples = [s for g in groups for s in g.samples]
-    metrics[f"{prefix}/response_tokens_mean"] = float(np.mean([len(s.completion.tokens) for s in samples]))
-    metrics[f"{prefix}/truncated_frac"] = float(np.mean([s.completion.finish_reason == "length" for s in samples]))
-    metrics[f"{prefix}/failure_frac"] = float(np.mean([not s.result.is_valid for s in samples]))
-    return metrics
+def _sample_sets(
+    config: EvaluateConfig, inputs: EvalInputs, console: Console, stop: StopSignals
+) -> Results:
+    """Start engines and verifiers, evaluate set by set, and end every process."""
+    import ray
+
+    from archer import cluster as launch
+    from archer.collector import SampleStream
+    from archer.evaluation import evaluate
+
+    cluster = config.cluster
+    results = {}
+    rollouts = rewards = None
+    try:
+        console.stage(f"starting {cluster.rollout_replicas} vLLM engine(s)")
+        launch.start_ray(cluster)
+        stop.install()
+        with stop.interruptible():
+            rewards = launch.start_rewards(config)
+            rollouts = launch.start_rollouts(config, inputs, launch.Placement(cluster))
+            ready = [actor.ready.remote() for actor in rollouts.actors + rewards.actors]
+            launch.wait_until_ready(ready, cluster.start_timeout_s, "all workers")
+            stream = SampleStream(rollouts, rewards, inputs.tokenizer, cluster.step_timeout_s)
+            for name, found in inputs.evals.items():
+                with console.progress(f"evaluating {name}", len(found.prompts)) as advance:
+                    outcome = evaluate(
+                        stream, name, found.prompts, config.eval,
+                        config.sampling.max_response_tokens, config.seed, advance,
+                    )  # fmt: skip
+                samples = [sample for group in outcome.groups for sample in group.samples]
+                write_rollouts(config.output_dir / f"samples_{name}.jsonl.gz", samples)
+                results[name] = {
+                    "num_problems": len(found.prompts),
+                    "dropped": found.dropped,
+                    "num_samples": config.eval.num_samples,
+                    **set_results(name, outcome),
+                }
+    finally:
+        launch.stop_actors(rollouts, rewards)
+    return results
+
+
+def set_results(name: str, outcome: Evaluation) -> dict[str, float]:
+    """The metrics of one set without their prefix, and the intervals of pass@k."""
+    from archer.evaluation import pass_sizes, verdicts
+
+    prefix = f"eval/{name}/"
+    measures = {key.removeprefix(prefix): value for key, value in outcome.metrics.items()}
+    correct = verdicts(outcome.groups)
+    for k in pass_sizes(correct.shape[1]):
+        low, high = bootstrap_interval(pass_per_problem(correct, k))
+        measures |= {f"pass@{k}_lo": low, f"pass@{k}_hi": high}
+    return measures
+
+
+def results_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Measures down, sets across; 95 % intervals in brackets."""
+    table = Table("", *results, box=None)
+    first = next(iter(results.values()))
+    scores = [m for m in first if m.startswith(("avg@", "pass@")) and f"{m}_lo" in first]
+    for measure in scores:
+        cells = [
+            f"{r[measure]:.3f} [{r[f'{measure}_lo']:.3f}, {r[f'{measure}_hi']:.3f}]"
+            for r in results.values()
+        ]
+        table.add_row(measure, *[cell.replace("[", r"\[") for cell in cells])
+    for measure, form in (
+        ("num_problems", "{}"),
+        ("response_tokens_mean", "{:.0f}"),
+        ("truncated_frac", "{:.3f}"),
+        ("failure_frac", "{:.3f}"),
+    ):
+        table.add_row(measure, *[form.format(r[measure]) for r in results.values()])
+    return table
+
+
+def _without_nan(measures: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no word for NaN."""
+    return {
+        key: None if isinstance(value, float) and math.isnan(value) else value
+        for key, value in measures.items()
+    }
+
+
+def _report(config: EvaluateConfig) -> None:
+    results = evaluate_model(config, StopSignals())
+    console = RichConsole(highlight=False)
+    console.print(results_table(results))
+    console.print(f"{config.output_dir / RESULTS_FILE}", soft_wrap=True)
+    worst = max(results, key=lambda name: results[name]["failure_frac"])
+    if results[worst]["failure_frac"] > config.reward.max_failure_frac:
+        sys.exit(
+            f"archer: the verifier failed on {results[worst]['failure_frac']:.0%} of the samples of "
+            f"{worst}, more than reward.max_failure_frac={config.reward.max_failure_frac:.0%}: "
+            "these numbers mean little. The samples say why (status)."
+        )
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
+def _hydra_main(composed: DictConfig) -> None:
+    run_or_explain(lambda: _report(load_evaluate_config(composed)))
+
+
+def main() -> None:
+    try:
+        run_hydra(_hydra_main, CONF, EvaluateConfig)
+    except (Interrupted, KeyboardInterrupt) as signal:
+        number = getattr(signal, "signal_number", 2)
+        print("archer: stopped before the evaluation was complete", file=sys.stderr)
+        sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    main()

@@ -8,14 +8,14 @@ import subprocess
 from importlib.util import find_spec
 
 from archer.algos import resolve_objective
-from archer.config import TrainConfig
+from archer.config import CommonConfig, TrainConfig
 from archer.errors import ConfigError
 
 REWARD_WORKER_CPUS = 0.1
 """CPU share counted for one verifier process; they are idle most of the time."""
 
 
-def check_machine(config: TrainConfig) -> None:
+def check_machine(config: CommonConfig) -> None:
     """Packages, and the CPUs or GPUs of a cluster that is to be started here.
 
     Raises:
@@ -37,15 +37,15 @@ def check_machine(config: TrainConfig) -> None:
             _check_cpus(config)
 
 
-def cpu_demand(config: TrainConfig) -> float:
-    """CPUs that the policy, rollout and reference workers and the verifiers ask of Ray."""
+def num_workers(config: CommonConfig) -> int:
+    """Rollout workers, and when training the policy and reference workers."""
+    cluster = config.cluster
+    if not isinstance(config, TrainConfig):
+        return cluster.rollout_replicas
     objective = resolve_objective(config.algo.name)
     needs = objective.needs(objective.config.model_validate(config.algo.loss))
-    cluster = config.cluster
-    workers = cluster.policy_workers + cluster.rollout_replicas
-    workers += cluster.policy_workers if "ref_logprobs" in needs else 0
-    verifiers = config.reward.num_workers * REWARD_WORKER_CPUS
-    return round(workers * cluster.cpus_per_worker + verifiers, 6)
+    roles = 2 if "ref_logprobs" in needs else 1
+    return cluster.rollout_replicas + roles * cluster.policy_workers
 
 
 def visible_gpus() -> int:
@@ -62,9 +62,10 @@ def visible_gpus() -> int:
     return min(present, sum(name.strip() not in ("", "-1") for name in allowed.split(",")))
 
 
-def _check_packages(config: TrainConfig) -> None:
+def _check_packages(config: CommonConfig) -> None:
     device = config.cluster.device
-    for package in ("ray", "vllm", "deepspeed"):
+    is_training = isinstance(config, TrainConfig)
+    for package in ("ray", "vllm", *(["deepspeed"] if is_training else [])):
         if find_spec(package) is None:
             raise ConfigError(
                 "cluster.device",
@@ -73,7 +74,7 @@ def _check_packages(config: TrainConfig) -> None:
                 f"Install the {device} stack: `make train` does, or "
                 f"pip install --no-deps -r requirements/{device}.txt.",
             )
-    if config.model.attention == "flash_attention_2":
+    if is_training and config.model.attention == "flash_attention_2":
         mend = "Set model.attention=sdpa"
         if device == "cpu":
             raise ConfigError(
@@ -88,13 +89,12 @@ def _check_packages(config: TrainConfig) -> None:
             )
 
 
-def _check_cpus(config: TrainConfig) -> None:
-    available, demand = _available_cpus(), cpu_demand(config)
+def _check_cpus(config: CommonConfig) -> None:
+    available, workers, cluster = _available_cpus(), num_workers(config), config.cluster
+    verifiers = config.reward.num_workers * REWARD_WORKER_CPUS
+    demand = round(workers * cluster.cpus_per_worker + verifiers, 6)
     if demand <= available:
         return
-    cluster = config.cluster
-    verifiers = config.reward.num_workers * REWARD_WORKER_CPUS
-    workers = (demand - verifiers) / cluster.cpus_per_worker
     share = math.floor((available - verifiers) / workers * 100 + 1e-6) / 100
     mend = "Lower cluster.policy_workers, cluster.rollout_replicas or reward.num_workers"
     if share > 0:
@@ -102,7 +102,7 @@ def _check_cpus(config: TrainConfig) -> None:
     raise ConfigError(
         "cluster.cpus_per_worker",
         cluster.cpus_per_worker,
-        f"a demand of at most the {available} CPUs of this machine, {workers:.0f} workers and "
+        f"a demand of at most the {available} CPUs of this machine, {workers} workers and "
         f"{config.reward.num_workers} verifiers need {demand:.1f}",
         f"{mend}.",
     )

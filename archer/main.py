@@ -8,19 +8,19 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import hydra
 import yaml
 from omegaconf import DictConfig
 
-from archer.cli import check_overrides, run_or_explain
+from archer.cli import run_hydra, run_or_explain
 from archer.config import TrainConfig, load_config
 from archer.console import Console
 from archer.preflight import check_inputs, check_setup
 from archer.report import write_report
 from archer.stopping import Interrupted, StopSignals
+from archer.warm_start import start_model
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -29,7 +29,7 @@ def train(config: TrainConfig) -> None:
     """Check everything, train, and write the report."""
     check_setup(config)
     with Console(config.trainer.num_steps, 0) as console:
-        model_path = _warm_start(config, console)
+        model_path = start_model(config.model, Path(config.run.cache), console)
         inputs = check_inputs(config, model_path)
         (config.run_dir / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         console.note(f"run directory {config.run_dir}")
@@ -48,32 +48,13 @@ def train(config: TrainConfig) -> None:
         console.note(f"report {report}")
 
 
-def _warm_start(config: TrainConfig, console: Console) -> Path | None:
-    """The model folder built at first use, where the configuration asks for one."""
-    if config.model.path is not None or config.model.warm_start is None:
-        return None
-    from archer.warm_start import build_model
-
-    assert config.data.task is not None, "load_config refuses a warm start without a task"
-    with console.progress("warm start", config.model.warm_start.steps) as advance:
-        done = 0
-
-        def progress(step: int, total: int, loss: float) -> None:
-            nonlocal done
-            advance(step - done, f"loss {loss:.3f}")
-            done = step
-
-        return build_model(config.model.warm_start, config.data.task, Path(config.run.cache), progress)
-
-
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _hydra_main(composed: DictConfig) -> None:
     run_or_explain(lambda: train(load_config(composed)))
 
 
 def main() -> None:
-    run_or_explain(lambda: check_overrides(sys.argv[1:], CONF))
-    _hydra_main()
+    run_hydra(_hydra_main, CONF, TrainConfig)
 
 
 if __name__ == "__main__":

@@ -162,14 +162,19 @@ class RolloutLog:
         if not samples:
             return None
         self._folder.mkdir(parents=True, exist_ok=True)
-        text = "".join(json.dumps(_rollout_row(sample), default=str) + "\n" for sample in samples)
         path = self._folder / f"{name}_{step:06d}.jsonl.gz"
-        write_atomically(path, gzip.compress(text.encode(), compresslevel=4, mtime=0))
+        write_rollouts(path, samples)
         return path
 
 
+def write_rollouts(path: Path, samples: Iterable[Sample]) -> None:
+    """One line of JSON a sample, gzipped; the file is whole or absent."""
+    text = "".join(json.dumps(_rollout_row(sample), default=str) + "\n" for sample in samples)
+    write_atomically(path, gzip.compress(text.encode(), compresslevel=4, mtime=0))
+
+
 def read_rollouts(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of one file of ``RolloutLog``, read as they are asked for."""
+    """Rows of one file of ``write_rollouts``, read as they are asked for."""
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         for line in lines:
             yield json.loads(line)

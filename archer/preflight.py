@@ -2,6 +2,7 @@
 
 ``check_setup`` takes no time and needs no model, so it comes before a warm start is trained;
 ``check_inputs`` reads the model's files and every prompt. The first problem found is raised.
+Evaluation needs less than training: ``check_tools`` and ``check_eval_inputs`` are its share.
 """
 
 from __future__ import annotations
@@ -11,23 +12,22 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from archer.config import TrainConfig
+from archer.config import CommonConfig, TrainConfig
 from archer.datasets import Row, read_rows
 from archer.errors import ConfigError
 from archer.machine import check_machine
 from archer.model_folder import ModelFolder, open_model
 from archer.prompts import PromptSet, dataset_files, load_prompts
 from archer.rewards import resolve_reward
-from archer.run_directory import check_disk, check_run_directory
+from archer.run_directory import check_disk, check_run_directory, check_writable
 from archer.tokenizer import Tokenizer, load_tokenizer
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """What a run starts from, checked."""
+class EvalInputs:
+    """What an evaluation starts from, checked."""
 
     tokenizer: Tokenizer
-    train: PromptSet
     evals: dict[str, PromptSet]
     """Set name to prompts."""
     model_path: str
@@ -40,19 +40,36 @@ class Inputs:
     num_parameters: int
 
 
+@dataclass(frozen=True)
+class Inputs(EvalInputs):
+    """What a training run starts from, checked."""
+
+    train: PromptSet
+
+
+def check_tools(config: CommonConfig) -> None:
+    """The machine, the reward function and the cache.
+
+    Raises:
+        ConfigError: responses cannot be sampled and judged here; says why and how to mend it.
+    """
+    check_machine(config)
+    resolve_reward(config.reward.name, config.reward.args)
+    check_writable("run.cache", config.run.cache, Path(config.run.cache).expanduser())
+
+
 def check_setup(config: TrainConfig) -> None:
-    """The machine, the reward function and the run directory.
+    """The machine, the reward function, the cache and the run directory.
 
     Raises:
         ConfigError: the run cannot work here; says why and how to mend it.
     """
-    check_machine(config)
-    resolve_reward(config.reward.name, config.reward.args)
+    check_tools(config)
     check_run_directory(config)
 
 
 def check_inputs(config: TrainConfig, model_path: str | Path | None = None) -> Inputs:
-    """Read and check the data, the model's files and the tokenizer.
+    """Read and check the data, the model's files and the tokenizer of a training run.
 
     Args:
         model_path: the model, where it is not ``config.model.path``: a warm-started one.
@@ -61,15 +78,8 @@ def check_inputs(config: TrainConfig, model_path: str | Path | None = None) -> I
         ConfigError: names the key or file, the row if there is one, and how to mend it.
     """
     rows = _read_data(config)
-    path = model_path or config.model.path
-    assert path is not None, "a warm-started model has to be passed in"
-    model = open_model(str(path))
-    tokenizer = load_tokenizer(model.path)
-    _check_window(config, model)
-    _check_templates(config, tokenizer)
-    prompts = {key: load_prompts(key, found, config.data, tokenizer) for key, found in rows.items()}
-    for key, loaded in prompts.items():
-        _check_tokens(key, loaded, model)
+    model, tokenizer = _open_model(config, model_path)
+    prompts = _load_prompts(config, rows, model, tokenizer)
     train = prompts.pop("data.train")
     if len(train.prompts) < config.trainer.prompts_per_step:
         raise ConfigError(
@@ -79,9 +89,21 @@ def check_inputs(config: TrainConfig, model_path: str | Path | None = None) -> I
             "Lower it, or train on more prompts.",
         )
     check_disk(config, model.num_parameters)
-    return Inputs(
+    return Inputs(**vars(_eval_inputs(model, tokenizer, prompts)), train=train)
+
+
+def check_eval_inputs(config: CommonConfig, model_path: str | Path | None = None) -> EvalInputs:
+    """``check_inputs`` for an evaluation, which reads the held-out sets only."""
+    rows = _read_data(config, only="data.eval.")
+    model, tokenizer = _open_model(config, model_path)
+    return _eval_inputs(model, tokenizer, _load_prompts(config, rows, model, tokenizer))
+
+
+def _eval_inputs(
+    model: ModelFolder, tokenizer: Tokenizer, prompts: dict[str, PromptSet]
+) -> EvalInputs:
+    return EvalInputs(
         tokenizer=tokenizer,
-        train=train,
         evals={key.removeprefix("data.eval."): found for key, found in prompts.items()},
         model_path=model.name,
         eos_token_ids=_eos_token_ids(model, tokenizer),
@@ -91,9 +113,13 @@ def check_inputs(config: TrainConfig, model_path: str | Path | None = None) -> I
     )
 
 
-def _read_data(config: TrainConfig) -> dict[str, list[Row]]:
+def _read_data(config: CommonConfig, only: str = "data.") -> dict[str, list[Row]]:
     """Rows of every prompt file by config key, before anything large is downloaded for them."""
-    files = dataset_files(config.data, Path(config.run.cache).expanduser())
+    files = {
+        key: path
+        for key, path in dataset_files(config.data, Path(config.run.cache).expanduser()).items()
+        if key.startswith(only)
+    }
     limit = config.eval.max_problems
     rows = {
         key: list(islice(read_rows(path, key), None if key == "data.train" else limit))
@@ -103,6 +129,27 @@ def _read_data(config: TrainConfig) -> dict[str, list[Row]]:
         for key, path in files.items():
             _check_math_truths(key, path, rows[key])
     return rows
+
+
+def _open_model(
+    config: CommonConfig, model_path: str | Path | None
+) -> tuple[ModelFolder, Tokenizer]:
+    path = model_path or config.model.path
+    assert path is not None, "a warm-started model has to be passed in"
+    model = open_model(str(path))
+    tokenizer = load_tokenizer(model.path)
+    _check_window(config, model)
+    _check_templates(config, tokenizer)
+    return model, tokenizer
+
+
+def _load_prompts(
+    config: CommonConfig, rows: dict[str, list[Row]], model: ModelFolder, tokenizer: Tokenizer
+) -> dict[str, PromptSet]:
+    prompts = {key: load_prompts(key, found, config.data, tokenizer) for key, found in rows.items()}
+    for key, loaded in prompts.items():
+        _check_tokens(key, loaded, model)
+    return prompts
 
 
 def _check_math_truths(key: str, path: Path, rows: Iterable[Row]) -> None:
@@ -117,7 +164,7 @@ def _check_math_truths(key: str, path: Path, rows: Iterable[Row]) -> None:
             )
 
 
-def _check_window(config: TrainConfig, model: ModelFolder) -> None:
+def _check_window(config: CommonConfig, model: ModelFolder) -> None:
     if model.window is not None and config.max_sequence_tokens > model.window:
         raise ConfigError(
             "sampling.max_response_tokens",
@@ -128,7 +175,7 @@ def _check_window(config: TrainConfig, model: ModelFolder) -> None:
         )
 
 
-def _check_templates(config: TrainConfig, tokenizer: Tokenizer) -> None:
+def _check_templates(config: CommonConfig, tokenizer: Tokenizer) -> None:
     data = config.data
     if "{problem}" not in data.prompt_template:
         raise ConfigError(

@@ -48,16 +48,28 @@ def check_run_directory(config: TrainConfig) -> None:
         )
     if (folder / CONFIG_FILE).is_file():
         _check_same_run(config, folder / CONFIG_FILE)
+    check_writable("run.root", config.run.root, folder)
+
+
+def check_writable(key: str, value: str, folder: Path) -> None:
+    """Refuse a folder that cannot be written; creates it if it is new.
+
+    Args:
+        key, value: what the user set to choose the folder.
+
+    Raises:
+        ConfigError: no file can be created there.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise ConfigError(
-            "run.root",
-            config.run.root,
+            key,
+            value,
             f"a place where {folder} can be written",
-            f"{error}. Set run.root to a folder of yours, or mend the permissions.",
+            f"{error}. Set {key} to a folder of yours, or mend the permissions.",
         ) from error
 
 

@@ -20,15 +20,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 import hydra
-from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from rich.console import Console
 from rich.progress import Progress
 
 from archer.cli import run_or_explain
-from archer.config import RewardConfig, Section, _readable, default_values
+from archer.config import RewardConfig, Section, store_defaults, validate
 from archer.errors import ConfigError
 from archer.rewards import resolve_reward
 from archer.rewards.processes import VerifierProcesses
@@ -48,7 +46,7 @@ class ScoreConfig(Section):
     """JSON lines to write; replaced only when all is scored."""
 
 
-ConfigStore.instance().store("score_base", node=default_values(ScoreConfig))
+store_defaults("score_base", ScoreConfig)
 
 
 class Case(BaseModel):
@@ -74,14 +72,7 @@ def load_score_config(composed: DictConfig) -> ScoreConfig:
     Raises:
         ConfigError: names the key, the value, what was expected and how to mend it.
     """
-    try:
-        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-        return ScoreConfig.model_validate(plain)
-    except ValidationError as error:
-        raise _readable(error) from error
-    except OmegaConfBaseException as error:
-        key = str(error.full_key or "config")
-        raise ConfigError(key, None, "a value", f"Set it: {key}=...") from error
+    return validate(ScoreConfig, composed)
 
 
 def score(config: ScoreConfig) -> int:

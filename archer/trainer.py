@@ -19,6 +19,7 @@ import numpy as np
 import ray
 
 from archer import cluster as launch
+from archer.actors import Actors
 from archer.algos import resolve_objective
 from archer.batch import build_batch
 from archer.checkpoint import Checkpoints, TrainerState
@@ -26,17 +27,16 @@ from archer.collector import Collected, Collector, SampleStream
 from archer.config import TrainConfig
 from archer.console import Console
 from archer.environment import describe_environment
-from archer.evaluate import evaluate
+from archer.evaluation import evaluate
 from archer.metrics import MetricsLog, RolloutLog, StepTimer, merge_sums
 from archer.preflight import Inputs
 from archer.prompts import PromptLoader
 from archer.seeds import derive_seed
 from archer.stopping import StopSignals
 from archer.types import Batch, UpdateResult
-from archer.weight_sync import WeightSync
-from archer.workers.group import WorkerDied, WorkerGroup
+from archer.workers.group import WorkerDied
 
-ECHO_TOKENS = 24
+BEGINNING = TrainerState(step=0, prompt_position=0, keep_frac=1.0, skipped_in_a_row=0)
 
 
 class TrainingFailed(RuntimeError):
@@ -64,7 +64,8 @@ class Trainer:
             config.run.keep_checkpoints,
             {"model": inputs.model_path, "world_size": config.cluster.policy_workers, "zero_stage": config.cluster.zero_stage},
         )
-        self.state = TrainerState(step=0, prompt_position=0, keep_frac=1.0, skipped_in_a_row=0)
+        self.state = BEGINNING
+        self.actors: Actors | None = None
         objective = resolve_objective(config.algo.name)
         self.needs = objective.needs(objective.config.model_validate(config.algo.loss))
         self.restarts_left = config.trainer.max_restarts
@@ -76,7 +77,7 @@ class Trainer:
             TrainingFailed: the run cannot go on.
             Interrupted: a signal asked it to stop; a checkpoint of the last whole step is saved.
         """
-        self._start_actors()
+        self._start()
         while True:
             try:
                 self._restore()
@@ -93,12 +94,13 @@ class Trainer:
             with timer("rollout"), self.stop.interruptible():
                 collected = self.collector.next_batch(step)
             with timer("logprobs"):
+                self.actors.turns.training()
                 batch = build_batch(collected.groups, self.config.algo, self.config.sampling.max_response_tokens)
                 batch = self._add_logprobs(batch)
             with timer("update"):
                 updates = self._update(batch, step)
             with timer("weight_sync"):
-                sync = self.weight_sync.push(version=step + 1)
+                sync = self.actors.weight_sync.push(version=step + 1)
             self._finish_step(step, collected, updates, sync, timer)
 
     def _add_logprobs(self, batch: Batch) -> Batch:
@@ -108,12 +110,12 @@ class Trainer:
         # With a single optimizer step the policy of the update *is* the old one.
         is_on_policy = trainer.epochs == 1 and trainer.mini_batch_prompts >= trainer.prompts_per_step
         wants_old = not is_on_policy and self.needs & {"old_logprobs", "old_entropy"}
-        old = self.policy.start("compute_logprobs", shared) if wants_old else []
-        if self.reference is not None:
-            parts = self.reference.call("compute_logprobs", shared)
+        old = self.actors.policy.start("compute_logprobs", shared) if wants_old else []
+        if self.actors.reference is not None:
+            parts = self.actors.reference.call("compute_logprobs", shared)
             batch = batch.with_columns(ref_logprobs=_assemble(batch, [(rows, lp) for rows, lp, _ in parts]))
         if wants_old:
-            parts = self.policy.finish(old, "compute_logprobs")
+            parts = self.actors.policy.finish(old, "compute_logprobs")
             batch = batch.with_columns(
                 old_logprobs=_assemble(batch, [(rows, logprobs) for rows, logprobs, _ in parts]),
                 old_entropy=_assemble(batch, [(rows, entropy) for rows, _, entropy in parts]),
@@ -122,7 +124,7 @@ class Trainer:
 
     def _update(self, batch: Batch, step: int) -> list[UpdateResult]:
         seeds = [derive_seed(self.config.seed, "mini-batches", step, epoch) for epoch in range(self.config.trainer.epochs)]
-        return self.policy.call("update", ray.put(batch), seeds, self._learning_rate(step))
+        return self.actors.policy.call("update", ray.put(batch), seeds, self._learning_rate(step))
 
     def _learning_rate(self, step: int) -> float:
         optimizer = self.config.optimizer
@@ -171,66 +173,42 @@ class Trainer:
             results |= outcome.metrics
         return results
 
-    def _start_actors(self) -> None:
-        config = self.config
-        began = f"starting {config.cluster.rollout_replicas} vLLM engine(s), {config.cluster.policy_workers} policy rank(s)"
-        self.console.stage(began)
-        launch.start_ray(config.cluster)
-        self.stop.install()
-        self.placement = launch.Placement(config.cluster)
-        self.rewards = launch.start_rewards(config)
-        self.rollouts = launch.start_rollouts(config, self.inputs, self.placement)
-        self._start_zero_groups()
-        self.stream = SampleStream(self.rollouts, self.rewards, self.inputs.tokenizer, config.cluster.step_timeout_s)
-        self.collector = Collector(config, self.stream, self.loader)
-        groups = [g for g in (self.policy, self.reference) if g is not None]
-        ready = [actor.ready.remote() for actor in self.rollouts.actors + self.rewards.actors]
-        ready += [ref for group in groups for ref in group.start("ready")]
-        facts = launch.wait_until_ready(ready, config.cluster.start_timeout_s, "all workers")
-        names = (
-            [f"rollout {i}" for i in range(len(self.rollouts.actors))]
-            + ["reward"]
-            + [f"{g.name} {i}" for g in groups for i in range(len(g))]
+    def _start(self) -> None:
+        """Bring up all actors and record what they are."""
+        cluster = self.config.cluster
+        self.console.stage(
+            f"starting {cluster.rollout_replicas} vLLM engine(s) and {cluster.policy_workers} policy rank(s)"
         )
-        environment = describe_environment(dict(zip(names, facts, strict=True)), launch.describe_nodes())
+        launch.start_ray(cluster)
+        self.stop.install()
+        with self.stop.interruptible():
+            self.actors = Actors(self.config, self.inputs, self.needs)
+            facts = self.actors.wait_until_ready()
+        environment = describe_environment(facts, launch.describe_nodes())
         (self.run_dir / "environment.json").write_text(json.dumps(environment, indent=1))
         for line in environment["workers"]:
             self.console.note(line)
-
-    def _start_zero_groups(self) -> None:
-        config = self.config
-        self.policy = launch.start_zero_group("archer.workers.policy.PolicyWorker", "policy", config, self.inputs, self.placement)
-        self.reference: WorkerGroup | None = None
-        if "ref_logprobs" in self.needs:
-            self.reference = launch.start_zero_group(
-                "archer.workers.policy.ReferenceWorker", "reference", config, self.inputs, self.placement
-            )
-        self.weight_sync = WeightSync(
-            self.policy,
-            self.rollouts,
-            backend=launch.transfer_backend(config.cluster),
-            echo_tokens=np.resize(self.inputs.train.prompts[0].tokens, ECHO_TOKENS),
-            dtype=config.cluster.dtype,
-            timeout_s=config.cluster.sync_timeout_s,
-            colocated=config.cluster.layout == "colocated",
+        self.stream = SampleStream(
+            self.actors.rollouts, self.actors.rewards, self.inputs.tokenizer, cluster.step_timeout_s
         )
+        self.collector = Collector(self.config, self.stream, self.loader)
 
     def _restore(self) -> None:
         """Continue from the last checkpoint, or begin; either way engines and trainer agree afterwards."""
         checkpoint = self.checkpoints.latest()
         if checkpoint is not None:
             self.state = self.checkpoints.load(checkpoint)
-            self.policy.call("load", str(checkpoint))
+            self.actors.policy.call("load", str(checkpoint))
             self.console.note(f"resuming after step {self.state.step} from {checkpoint}")
         self.metrics.rewind(self.state.step)
         self.loader.rewind(self.state.prompt_position)
         self.collector.keep_frac = self.state.keep_frac
-        self.weight_sync.push(version=self.state.step)
+        self.actors.weight_sync.push(version=self.state.step)
 
     def _save(self) -> None:
         def write(folder: Path) -> None:
-            self.policy.call("save", str(folder))
-            self.policy.call("export", str(folder / "hf"))
+            self.actors.policy.call("save", str(folder))
+            self.actors.policy.call("export", str(folder / "hf"))
             self.inputs.tokenizer.save(folder / "hf")
 
         self.checkpoints.save(self.state, write)
@@ -247,18 +225,15 @@ class Trainer:
             raise TrainingFailed(f"{death}; trainer.max_restarts={self.config.trainer.max_restarts} are used up") from death
         self.restarts_left -= 1
         self.console.note(f"{death}. Restarting from the last checkpoint.")
-        for group in (self.policy, self.reference):
-            if group is not None:
-                group.kill()
         self.stream.give_up()
-        self.state = TrainerState(0, 0, 1.0, 0)
-        self._start_zero_groups()
-        launch.wait_until_ready(self.policy.start("ready"), self.config.cluster.start_timeout_s, "policy workers")
+        self.actors.replace_policy()
+        self.state = BEGINNING
 
     def close(self) -> None:
         """End every process of the run."""
         self.metrics.close()
-        launch.stop_actors(getattr(self, "rollouts", None), getattr(self, "rewards", None))
+        if self.actors is not None:
+            self.actors.close()
 
 
 def _assemble(batch: Batch, parts: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

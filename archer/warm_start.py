@@ -20,7 +20,8 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from archer.cache import build_once
-from archer.config import WarmStartConfig
+from archer.config import ModelConfig, WarmStartConfig
+from archer.console import Console
 from archer.errors import ConfigError
 from archer.tasks import TASKS, Task
 
@@ -42,9 +43,22 @@ Progress = Callable[[int, int, float], None]
 """Called with the steps done, the steps in all, and the loss of the last step in nats per token."""
 
 
-def build_model(
-    config: WarmStartConfig, task_name: str, cache_dir: Path, progress: Progress
-) -> Path:
+def start_model(model: ModelConfig, cache_dir: Path, console: Console) -> Path | None:
+    """The folder of the start model where the configuration asks for one to be built, else None."""
+    if model.path is not None or model.warm_start is None:
+        return None
+    with console.progress("warm start", model.warm_start.steps) as advance:
+        done = 0
+
+        def progress(step: int, total: int, loss: float) -> None:
+            nonlocal done
+            advance(step - done, f"loss {loss:.3f}")
+            done = step
+
+        return build_model(model.warm_start, cache_dir, progress)
+
+
+def build_model(config: WarmStartConfig, cache_dir: Path, progress: Progress) -> Path:
     """The Hugging Face folder of the warm-started model, built at first use.
 
     Args:
@@ -65,16 +79,15 @@ def build_model(
         )
 
     def build(folder: Path) -> None:
-        _train_in_subprocess(config, task_name, folder, progress)
+        _train_in_subprocess(config, folder, progress)
 
-    name = TASKS[task_name].cache_name(RECIPE_VERSION, config.model_dump(mode="json"))
+    recipe = config.model_dump(mode="json", exclude={"task"})  # the name begins with the task
+    name = TASKS[config.task].cache_name(RECIPE_VERSION, recipe)
     return build_once(cache_dir.expanduser() / "models" / name, build)
 
 
-def _train_in_subprocess(
-    config: WarmStartConfig, task_name: str, folder: Path, progress: Progress
-) -> None:
-    arguments = ["--config", config.model_dump_json(), "--task", task_name, "--folder", str(folder)]
+def _train_in_subprocess(config: WarmStartConfig, folder: Path, progress: Progress) -> None:
+    arguments = ["--config", config.model_dump_json(), "--folder", str(folder)]
     command = [sys.executable, "-m", "archer.warm_start", *arguments]
     # One thread: small matrices gain nothing from more, and the order of float sums stays fixed.
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -218,14 +231,13 @@ def learning_rate_factor(step: int, num_steps: int, warmup: int = 20, floor: flo
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the start model of an embedded task.")
     parser.add_argument("--config", type=WarmStartConfig.model_validate_json, required=True)
-    parser.add_argument("--task", choices=TASKS, required=True)
     parser.add_argument("--folder", type=Path, required=True)
     arguments = parser.parse_args()
 
     def report(step: int, total: int, loss: float) -> None:
         print(json.dumps({"step": step, "total": total, "loss": loss}), flush=True)
 
-    train(arguments.config, TASKS[arguments.task], arguments.folder, report)
+    train(arguments.config, TASKS[arguments.config.task], arguments.folder, report)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError
 
 from archer.errors import WeightSyncError
-from archer.workers.group import WorkerGroup
+from archer.turns import Turns
+from archer.workers.group import NoAnswer, WorkerGroup
 from archer.workers.pool import StreamingPool
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class WeightSync:
         echo_tokens: int32 [n], tokens whose log-probs are compared after each push.
         dtype: compute type, which sets the tolerance.
         timeout_s: deadline of one push.
-        colocated: the engines sleep while the policy trains, and wake for the push.
+        turns: who holds the memory of shared GPUs.
     """
 
     def __init__(
@@ -56,11 +57,12 @@ class WeightSync:
         echo_tokens: np.ndarray,
         dtype: str,
         timeout_s: float,
-        colocated: bool,
+        turns: Turns,
     ):
-        self.policy, self.rollouts, self.backend = policy, rollouts, backend
+        # A push has a deadline of its own: a broadcast whose peer died never returns.
+        self.policy, self.rollouts, self.backend = policy.within(timeout_s), rollouts, backend
         self.echo_tokens, self.tolerance = echo_tokens, ECHO_TOLERANCE[dtype]
-        self.timeout_s, self.colocated = timeout_s, colocated
+        self.timeout_s, self.turns = timeout_s, turns
         self.version = 0
         self._connected: list[ActorHandle] = []
         rollouts.prepare = self._refresh
@@ -82,19 +84,16 @@ class WeightSync:
 
     def _push(self, actors: list[ActorHandle]) -> dict[str, float]:
         began = time.monotonic()
-        if self.colocated:
-            self._all(actors, "wake", ["weights"])
+        self.turns.syncing()
         if actors != self._connected:
             self.policy.call("connect", self.backend, actors)
             self._connected = list(actors)
         try:
             self.policy.call("send_weights")
-        except ray.exceptions.RayTaskError as error:
+        except (ray.exceptions.RayTaskError, NoAnswer) as error:
             raise WeightSyncError(f"weight version {self.version} did not reach every engine: {error}") from error
         expected = self.policy.call("echo", self.echo_tokens)[0]
-        if self.colocated:
-            self.policy.call("offload")
-            self._all(actors, "wake", ["kv_cache"])
+        self.turns.sampling()
         self._all(actors, "commit_version", self.version)
         return {"weight_sync/echo_diff": self._verify(actors, expected), "weight_sync/push_s": time.monotonic() - began}
 
@@ -131,9 +130,11 @@ class Sender(Protocol):
     def send_weights(self) -> None: ...
 
 
-def open_sender(backend: str, engines: list[ActorHandle], source: WeightSource, rank: int, num_engine_ranks: int) -> Sender:
+def open_sender(
+    backend: str, engines: list[ActorHandle], source: WeightSource, rank: int, ranks_per_engine: int
+) -> Sender:
     """The trainer side of a transport, connected to the given engines. Called on every rank."""
-    client = RolloutClient(engines)
+    client = RolloutClient(engines, ranks_per_engine)
     if backend == "shm":
         return ShmSender(client, source, rank)
     from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
@@ -149,7 +150,7 @@ def open_sender(backend: str, engines: list[ActorHandle], source: WeightSource, 
             rank=rank,
             master_address=ray.util.get_node_ip_address(),
             master_port=free_port(),
-            world_size=1 + num_engine_ranks,
+            world_size=1 + len(engines) * ranks_per_engine,
             packed=True,
         )
     return WeightTransferTrainerFactory.trainer_init(info, client=client, source=source)
@@ -158,11 +159,18 @@ def open_sender(backend: str, engines: list[ActorHandle], source: WeightSource, 
 class RolloutClient:
     """vLLM's ``VLLMWeightSyncClient`` protocol over rollout actors."""
 
-    def __init__(self, engines: list[ActorHandle]):
-        self.engines = engines
+    def __init__(self, engines: list[ActorHandle], ranks_per_engine: int = 1):
+        self.engines, self.ranks_per_engine = engines, ranks_per_engine
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        ray.get([e.init_weight_transfer_engine.remote(init_info) for e in self.engines])
+        """Each engine is told its own first rank: vLLM's trainer thinks of all workers as one engine."""
+        infos = [dict(init_info) for _ in self.engines]
+        if "rank_offset" in init_info:
+            for i, info in enumerate(infos):
+                info["rank_offset"] += i * self.ranks_per_engine
+        ray.get([
+            e.init_weight_transfer_engine.remote(info) for e, info in zip(self.engines, infos, strict=True)
+        ])
 
     def start_weight_update(self) -> None:
         ray.get([e.start_weight_update.remote() for e in self.engines])

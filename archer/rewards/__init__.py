@@ -9,7 +9,7 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from archer.errors import ConfigError
 from archer.rewards.format import format_reward
@@ -18,13 +18,12 @@ from archer.types import RewardResult
 
 __all__ = ["REWARDS", "RewardFn", "format_reward", "math_reward", "resolve_reward"]
 
-
 RewardFn = Callable[..., RewardResult | float]
 """``(request: ScoreRequest, **reward.args) -> RewardResult | float``: judges one response.
 
 Runs in a verifier process, one call at a time on its main thread. A plain number means
-``reward=number, correct=number > 0``. An exception is a failure of the verifier, not a wrong answer:
-the sample stays out of the loss and is counted.
+``reward=number, correct=number > 0``. An exception is a failure of the verifier, not a wrong
+answer: the sample stays out of the loss and is counted.
 """
 
 REWARDS: dict[str, RewardFn] = {"format": format_reward, "math": math_reward}
@@ -41,13 +40,18 @@ def resolve_reward(name: str, args: Mapping[str, Any] | None = None) -> RewardFn
         ConfigError: no such function, or one that does not take these arguments.
     """
     reward_fn = REWARDS[name] if name in REWARDS else _import_reward(name)
-    try:
-        inspect.signature(reward_fn).bind(None, **(args or {}))
-    except TypeError as error:
-        expected = f"the arguments of {name}{inspect.signature(reward_fn)}"
-        mend = f"Fix reward.args: {error}."
-        raise ConfigError("reward.args", dict(args or {}), expected, mend) from error
+    if args is not None:
+        _check_args(name, reward_fn, args)
     return reward_fn
+
+
+def _check_args(name: str, reward_fn: RewardFn, args: Mapping[str, Any]) -> None:
+    signature = inspect.signature(reward_fn)
+    try:
+        signature.bind(None, **args)
+    except TypeError as error:
+        expected, mend = f"the arguments of {name}{signature}", f"Fix reward.args: {error}."
+        raise ConfigError("reward.args", dict(args), expected, mend) from error
 
 
 def _import_reward(name: str) -> RewardFn:
@@ -65,4 +69,4 @@ def _import_reward(name: str) -> RewardFn:
     if not callable(reward_fn):
         mend = f"It is a {type(reward_fn).__name__}; see docs/rewards.md."
         raise ConfigError("reward.name", name, "a reward function", mend)
-    return reward_fn
+    return cast(RewardFn, reward_fn)

@@ -15,6 +15,10 @@ class WorkerDied(RuntimeError):
     """A worker process is gone or does not answer; its state is lost."""
 
 
+class NoAnswer(WorkerDied):
+    """A worker did not answer within its deadline: it hangs, or what it waits for does."""
+
+
 class RankHost:
     """The actor around one rank. It imports the worker's module where it runs: the driver stays free of torch."""
 
@@ -49,7 +53,7 @@ class WorkerGroup:
         """Results of ``start``, rank order.
 
         Raises:
-            WorkerDied: a rank died, or the deadline passed.
+            WorkerDied: a rank died, or (``NoAnswer``) the deadline passed.
         """
         try:
             pending, deadline_s = list(refs), self.timeout_s
@@ -67,10 +71,14 @@ class WorkerGroup:
         except RayActorError as error:
             raise WorkerDied(f"{self.name} worker died during {method}(): {error}") from error
         except GetTimeoutError:
-            raise WorkerDied(f"{self.name} workers gave no answer to {method}() within {self.timeout_s:.0f} s") from None
+            raise NoAnswer(f"{self.name} workers gave no answer to {method}() within {self.timeout_s:.0f} s") from None
 
     def call(self, method: str, *args: Any) -> list[Any]:
         return self.finish(self.start(method, *args), method)
+
+    def within(self, timeout_s: float) -> WorkerGroup:
+        """The same ranks with another deadline."""
+        return WorkerGroup(self.actors, self.name, timeout_s)
 
     def kill(self) -> None:
         for actor in self.actors:

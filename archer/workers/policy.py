@@ -230,8 +230,7 @@ class PolicyWorker(ModelWorker):
     def connect(self, backend: str, engines: list[ActorHandle]) -> None:
         """Open the weight-sync transport to these rollout engines."""
         source = zero.FullParameters(self.module, self.config.cluster.zero_stage)
-        num_engine_ranks = len(engines) * self.config.cluster.tensor_parallel
-        self._sender = open_sender(backend, engines, source, self.rank, num_engine_ranks)
+        self._sender = open_sender(backend, engines, source, self.rank, self.config.cluster.tensor_parallel)
 
     def send_weights(self) -> None:
         assert self._sender is not None, "connect() comes first"

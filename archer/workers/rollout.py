@@ -165,11 +165,11 @@ def _start_engine(spec: RolloutSpec) -> Any:
             dtype=spec.dtype,
             max_model_len=spec.max_model_len,
             max_num_seqs=spec.max_num_seqs,
-            # The whole prompt in one step: see GeneratorWithoutOffset in vllm_cpu.py.
+            # One prompt always fits one step; only many at once are cut.
             max_num_batched_tokens=max(8192, spec.max_model_len),
             tensor_parallel_size=spec.tensor_parallel,
             # One rank needs no worker process beside the engine's own.
-            distributed_executor_backend="uni" if spec.tensor_parallel == 1 else "ray",
+            distributed_executor_backend="uni" if spec.tensor_parallel == 1 else "mp",
             enforce_eager=on_cpu,
             enable_prefix_caching=True,
             # After temperature, so that they are the log-probs the tokens were drawn from.

@@ -6,17 +6,19 @@ vLLM imports this module in the process that owns the model, before the model is
 1. *Packed weights.* CPU linear layers are repacked for oneDNN after loading and the plain weight is freed. A
    later ``load_weights`` then fails, or worse, leaves layers stale (a tied ``lm_head`` keeps its old values
    with nothing but a warning). Packing is therefore switched off; weights are updated in place.
-2. *Seeded requests.* vLLM asks a request's ``torch.Generator`` for its offset whenever it discards a sampled
-   token (chunked prefill, preemption); CPU generators have none and the whole engine dies. The subclass below
-   answers 0; sampling stays correct, the stream just advances.
-3. *Batch size one.* A plain matrix product takes another kernel for a single row, with other last bits. One
-   row is computed as two, so that log-probs do not depend on what else is being decoded.
+2. *Seeded requests.* When vLLM discards a sampled token (chunked prefill, preemption) it takes the draw back
+   through the offset of the request's ``torch.Generator``; CPU generators have none and the whole engine
+   dies. The subclass below goes back to the state before the draw, so that what a seed gives does not
+   depend on how prompts were cut.
+3. *Few rows.* A plain matrix product takes other kernels for a few rows, with other last bits. Fewer than
+   ``MIN_ROWS`` are padded, so that log-probs do not depend on what else is being decoded.
 
 It also registers ``shm``, a weight-transfer engine over POSIX shared memory, with vLLM's own factory.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,25 +33,44 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
 
 
-class GeneratorWithoutOffset(torch.Generator):
-    """A CPU generator that tolerates vLLM's offset bookkeeping (repair 2)."""
+MIN_ROWS = 8
+"""From here on a row's result depends on itself alone: with MKL 2024 from 4 rows (AVX-512), from 8 at most."""
+
+
+class RewindableGenerator(torch.Generator):
+    """A CPU generator that can take its last draw back, all that vLLM wants an offset for (repair 2)."""
+
+    def remember(self) -> None:
+        self._before = self.get_state()
 
     def get_offset(self) -> int:
         return 0
 
     def set_offset(self, offset: int) -> None:
-        pass
+        self.set_state(self._before)
+
+
+def _remember_before(forward_cpu: Callable[..., Any]) -> Callable[..., Any]:
+    """vLLM's sampler on CPU, which draws once from each request's generator."""
+
+    def sample(sampler: TopKTopPSampler, logits: torch.Tensor, generators: dict, *args: Any) -> Any:
+        for generator in generators.values():
+            generator.remember()
+        return forward_cpu(sampler, logits, generators, *args)
+
+    return sample
 
 
 def _batch_invariant_linear(layer: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
     """Stands in for vLLM's choice of CPU matrix product: plain weights (repair 1), any row alike (repair 3)."""
 
     def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        if x.shape[0] == 1:
-            return torch.nn.functional.linear(x.repeat(2, 1), weight, bias)[:1]
-        return torch.nn.functional.linear(x, weight, bias)
+        num_rows = len(x)
+        x = torch.nn.functional.pad(x, (0, 0, 0, max(0, MIN_ROWS - num_rows)))
+        return torch.nn.functional.linear(x, weight, bias)[:num_rows]
 
     layer.cpu_linear = linear
 
@@ -143,10 +164,11 @@ WeightTransferEngineFactory.register_engine("shm", ShmWeightTransferEngine)
 class _TorchWithOwnGenerator:
     """``torch`` as gpu_model_runner sees it, with our generator."""
 
-    Generator = GeneratorWithoutOffset
+    Generator = RewindableGenerator
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch, name)
 
 
 gpu_model_runner.torch = _TorchWithOwnGenerator()
+TopKTopPSampler.forward_cpu = _remember_before(TopKTopPSampler.forward_cpu)

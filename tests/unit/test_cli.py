@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from archer.cli import check_overrides, run_or_explain
+from archer.config import RewardConfig
 from archer.config_reference import PAGE, render
 from archer.errors import ConfigError
 
@@ -56,7 +57,7 @@ def test_what_hydra_and_the_config_accept_passes(conf: Path, argv: list[str]):
         (["algo=archr"], "algo", "Did you mean 'archer'?"),
         (["-m", "algo=grpo,dappo"], "algo", "Did you mean 'dapo'?"),
         (["model=huge"], "model", "conf/model/huge.yaml"),
-        (["trainer.num_step=3"], "trainer.num_step", "Did you mean 'num_steps'?"),
+        (["trainer.num_step=3"], "trainer.num_step", "Did you mean 'trainer.num_steps'?"),
         (["num_steps=3"], "num_steps", "Did you mean 'trainer.num_steps'?"),
         (["temperature=1"], "temperature", "'sampling.temperature' or 'eval.temperature'"),
         (["alog=grpo"], "alog", "Did you mean 'algo'?"),
@@ -87,6 +88,12 @@ def test_config_dir_brings_its_own_options(conf: Path, tmp_path: Path, flag: str
     check_overrides([flag, str(mine), "algo=my_algo", "model=tiny"], conf)
     with pytest.raises(ConfigError, match="my_algo"):
         check_overrides(["algo=my_algo"], conf)
+
+
+def test_another_command_brings_its_own_keys(conf: Path):
+    check_overrides(["name=mine", "args.unit=cm"], conf, RewardConfig)
+    with pytest.raises(ConfigError, match="timeout_s"):
+        check_overrides(["timeout=3"], conf, RewardConfig)
 
 
 def _fail():

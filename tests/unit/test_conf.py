@@ -30,8 +30,8 @@ def test_the_default_needs_nothing_but_a_cpu():
 @pytest.mark.parametrize(("group", "option"), CHOICES)
 def test_every_option_of_every_group_is_valid(group: str, option: str):
     overrides = [f"{group}={option}"]
-    if group == "data":  # the default model is built for the embedded task only
-        overrides.append("model.path=some/model")
+    if option == "jsonl":
+        overrides.append("data.train=some.jsonl")
     load(*overrides)
 
 

@@ -461,7 +461,8 @@ def test_a_key_that_the_recorded_config_lacks_takes_its_default(setup):
 
 def test_the_first_difference_is_named_with_both_values(setup):
     recorded = load_config(setup.config)
-    setup.set(algo={"name": "dapo", "loss": {}}, data={"eval": {}}, trainer={"num_steps": 1})
+    changes = {"optimizer": {"weight_decay": 0.5}, "trainer": {"num_steps": 1}}
+    setup.set(algo={"name": "dapo", "loss": {}}, **changes)
     assert first_difference(recorded, load_config(setup.config)) == ("algo.name", "grpo", "dapo")
     assert first_difference(recorded, recorded) is None
 

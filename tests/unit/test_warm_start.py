@@ -37,7 +37,7 @@ def built(tmp_path_factory):
     """A three-step model, and the reports of its training."""
     reports = []
     cache = tmp_path_factory.mktemp("cache")
-    folder = build_model(TINY, "arithmetic", cache, lambda *report: reports.append(report))
+    folder = build_model(TINY, cache, lambda *report: reports.append(report))
     return cache, folder, reports
 
 
@@ -93,7 +93,7 @@ def test_second_call_returns_the_same_folder_without_training(built):
     def refuse(step: int, total: int, loss: float) -> None:
         raise AssertionError("trained again")
 
-    assert build_model(TINY, "arithmetic", cache, refuse) == folder
+    assert build_model(TINY, cache, refuse) == folder
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
 
 
@@ -108,7 +108,7 @@ def test_same_config_gives_the_same_weights_and_another_seed_others(built, tmp_p
 def test_every_setting_has_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(warm_start, "build_once", lambda folder, build: folder)
     configs = [TINY, *(TINY.model_copy(update=u) for u in ({"seed": 1}, {"steps": 4}))]
-    assert len({build_model(c, "arithmetic", tmp_path, silent) for c in configs}) == 3
+    assert len({build_model(c, tmp_path, silent) for c in configs}) == 3
 
 
 def test_interrupted_build_stops_the_training_and_leaves_nothing(tmp_path, monkeypatch):
@@ -124,7 +124,7 @@ def test_interrupted_build_stops_the_training_and_leaves_nothing(tmp_path, monke
 
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        build_model(TINY, "arithmetic", tmp_path, interrupt)
+        build_model(TINY, tmp_path, interrupt)
     assert time.monotonic() - start < 20
     assert [p for p in (tmp_path / "models").iterdir() if p.suffix != ".lock"] == []
 
@@ -133,14 +133,14 @@ def test_failed_training_says_why(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "torch.py").write_text("raise ImportError('no torch here')")
     with pytest.raises(RuntimeError, match=r"status 1: [\s\S]*no torch here"):
-        build_model(TINY, "arithmetic", tmp_path / "cache", silent)
+        build_model(TINY, tmp_path / "cache", silent)
     assert [p for p in (tmp_path / "cache/models").iterdir() if p.suffix != ".lock"] == []
 
 
 def test_width_that_cannot_be_cut_into_heads_is_refused(tmp_path):
     config = TINY.model_copy(update={"hidden_size": 96})
     with pytest.raises(ConfigError, match=r"model\.warm_start\.hidden_size=96: .*multiple of 64"):
-        build_model(config, "arithmetic", tmp_path, silent)
+        build_model(config, tmp_path, silent)
 
 
 def test_killed_builder_leaves_no_folder_and_the_next_one_builds(tmp_path):

@@ -1,0 +1,101 @@
+"""The actors of a training run: started together, replaced together, ended together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from archer import cluster as launch
+from archer.config import TrainConfig
+from archer.preflight import Inputs
+from archer.turns import Turns
+from archer.weight_sync import WeightSync
+from archer.workers.group import WorkerGroup
+
+ECHO_TOKENS = 24
+
+
+class Actors:
+    """Rollout engines, reward pool, policy ranks and, if the objective wants them, reference ranks.
+
+    Args:
+        needs: what the objective asks for; ``ref_logprobs`` brings up the reference.
+    """
+
+    def __init__(self, config: TrainConfig, inputs: Inputs, needs: frozenset[str]):
+        self.config, self.inputs, self.needs = config, inputs, needs
+        self.placement = launch.Placement(config.cluster)
+        self.rewards = launch.start_rewards(config)
+        if config.cluster.layout == "colocated":
+            # An engine measures the free memory when it starts: the policy must have left it by then.
+            self._start_zero_groups()
+            self._wait({g.name: g.start("ready") for g in self._groups})
+            self.policy.call("offload")
+            self.rollouts = launch.start_rollouts(config, inputs, self.placement)
+            self._wait({"rollout": [a.ready.remote() for a in self.rollouts.actors]})
+        else:
+            self.rollouts = launch.start_rollouts(config, inputs, self.placement)
+            self._start_zero_groups()
+        self._connect()
+        self.turns.training()
+
+    @property
+    def _groups(self) -> list[WorkerGroup]:
+        return [self.policy] if self.reference is None else [self.policy, self.reference]
+
+    def _start_zero_groups(self) -> None:
+        def start(worker: str, name: str) -> WorkerGroup:
+            path = f"archer.workers.policy.{worker}"
+            return launch.start_zero_group(path, name, self.config, self.inputs, self.placement)
+
+        self.policy = start("PolicyWorker", "policy")
+        self.reference = start("ReferenceWorker", "reference") if "ref_logprobs" in self.needs else None
+
+    def _connect(self) -> None:
+        cluster = self.config.cluster
+        is_colocated = cluster.layout == "colocated"
+        self.turns = Turns(
+            self.policy, self.rollouts, colocated=is_colocated, timeout_s=cluster.sync_timeout_s
+        )
+        self.weight_sync = WeightSync(
+            self.policy,
+            self.rollouts,
+            backend=launch.transfer_backend(cluster),
+            echo_tokens=np.resize(self.inputs.train.prompts[0].tokens, ECHO_TOKENS),
+            dtype=cluster.dtype,
+            timeout_s=cluster.sync_timeout_s,
+            turns=self.turns,
+        )
+
+    def wait_until_ready(self) -> dict[str, dict[str, Any]]:
+        """What each worker says of itself, by name, once all run.
+
+        Raises:
+            ConfigError: they do not all start in time.
+        """
+        return self._wait(
+            {
+                "rollout": [a.ready.remote() for a in self.rollouts.actors],
+                "reward": [a.ready.remote() for a in self.rewards.actors],
+            }
+            | {group.name: group.start("ready") for group in self._groups}
+        )
+
+    def _wait(self, calls: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
+        names = [f"{name} {i}" for name, refs in calls.items() for i in range(len(refs))]
+        refs = [ref for refs in calls.values() for ref in refs]
+        facts = launch.wait_until_ready(refs, self.config.cluster.start_timeout_s, " and ".join(calls))
+        return dict(zip(names, facts, strict=True))
+
+    def replace_policy(self) -> None:
+        """New policy and reference ranks in place of dead ones; they hold the start model."""
+        for group in self._groups:
+            group.kill()
+        self._start_zero_groups()
+        self._connect()
+        self._wait({group.name: group.start("ready") for group in self._groups})
+
+    def close(self) -> None:
+        """End every process of the run."""
+        launch.stop_actors(self.rollouts, self.rewards)

@@ -1,0 +1,90 @@
+"""avg@k and pass@k on held-out prompts, for the trainer and for ``python -m archer.evaluate``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from archer.collector import SampleStream, sample_requests
+from archer.config import EvalConfig
+from archer.seeds import derive_seed
+from archer.statistics import avg_at_k, avg_per_problem, bootstrap_interval, pass_at_k
+from archer.types import Group, Prompt, Sample
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Verdicts of one held-out set."""
+
+    groups: tuple[Group, ...]
+    metrics: dict[str, float]
+
+
+def evaluate(
+    stream: SampleStream,
+    name: str,
+    prompts: Sequence[Prompt],
+    config: EvalConfig,
+    max_tokens: int,
+    seed: int,
+    advance: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Sample every prompt ``num_samples`` times and judge the responses.
+
+    The seeds depend on the run seed, the prompt and the sample index only, so evaluations before and after
+    training draw the same random numbers.
+    """
+    samples: dict[str, list[Sample | None]] = {p.id: [None] * config.num_samples for p in prompts}
+    for prompt in prompts:
+        stream.ask(
+            prompt,
+            sample_requests(
+                prompt,
+                config.num_samples,
+                lambda index, prompt=prompt: derive_seed(seed, "eval", prompt.id, index),
+                temperature=config.temperature,
+                top_p=config.top_p,
+                max_tokens=max_tokens,
+            ),
+        )
+    missing = len(prompts) * config.num_samples
+    while missing:
+        for sample in stream.wait():
+            row = samples[sample.prompt.id]
+            row[sample.index] = sample
+            missing -= 1
+            if None not in row:
+                advance()
+    groups = tuple(Group(prompt, tuple(samples[prompt.id])) for prompt in prompts)
+    return Evaluation(groups, eval_metrics(name, groups))
+
+
+def eval_metrics(name: str, groups: Sequence[Group]) -> dict[str, float]:
+    """``eval/<name>/avg@n`` with a 95 % bootstrap interval over problems, and ``pass@k`` for k = 1, 2, 4 … n."""
+    correct = verdicts(groups)
+    n = correct.shape[1]
+    low, high = bootstrap_interval(avg_per_problem(correct))
+    prefix = f"eval/{name}"
+    metrics = {f"{prefix}/avg@{n}": avg_at_k(correct), f"{prefix}/avg@{n}_lo": low, f"{prefix}/avg@{n}_hi": high}
+    for k in pass_sizes(n):
+        metrics[f"{prefix}/pass@{k}"] = pass_at_k(correct, k)
+    samples = [s for g in groups for s in g.samples]
+    metrics[f"{prefix}/response_tokens_mean"] = float(np.mean([len(s.completion.tokens) for s in samples]))
+    metrics[f"{prefix}/truncated_frac"] = float(np.mean([s.completion.finish_reason == "length" for s in samples]))
+    metrics[f"{prefix}/failure_frac"] = float(np.mean([not s.result.is_valid for s in samples]))
+    return metrics
+
+
+def verdicts(groups: Sequence[Group]) -> np.ndarray:
+    """float [P, n]: 1 right, 0 wrong, NaN where the verifier failed."""
+    return np.array([
+        [float(s.result.correct) if s.result.is_valid else math.nan for s in g.samples] for g in groups
+    ])
+
+
+def pass_sizes(num_samples: int) -> list[int]:
+    """The k of pass@k: 1, 2, 4 … and n itself."""
+    return sorted({2**i for i in range(num_samples.bit_length())} | {num_samples})
