@@ -95,7 +95,3 @@ class Actors:
         self._start_zero_groups()
         self._connect()
         self._wait({group.name: group.start("ready") for group in self._groups})
-
-    def close(self) -> None:
-        """End every process of the run."""
-        launch.stop_actors(self.rollouts, self.rewards)

@@ -33,8 +33,9 @@ def build_batch(groups: Sequence[Group], algo: AlgoConfig, max_response_tokens: 
         advantages.append(estimate(rewards))
         samples.extend(group.samples)
         group_ids += [g] * len(group.samples)
-    lengths = np.array([len(s.completion.tokens) for s in samples])
-    in_loss = np.array([_enters_loss(s, algo) for s in samples])
+    # Types are given because there may be no group at all: dynamic sampling can drop every one.
+    lengths = np.array([len(s.completion.tokens) for s in samples], dtype=np.int64)
+    in_loss = np.array([_enters_loss(s, algo) for s in samples], dtype=bool)
     mask = np.repeat(in_loss, lengths)
     return Batch(
         prompt_tokens=_concat([s.prompt.tokens for s in samples], np.int32),
@@ -42,7 +43,7 @@ def build_batch(groups: Sequence[Group], algo: AlgoConfig, max_response_tokens: 
         response_tokens=_concat([s.completion.tokens for s in samples], np.int32),
         offsets=_offsets(lengths),
         rollout_logprobs=_concat([s.completion.logprobs for s in samples], np.float32),
-        advantages=np.where(mask, np.repeat(np.concatenate(advantages), lengths), 0).astype(np.float32),
+        advantages=np.where(mask, np.repeat(_concat(advantages, np.float32), lengths), np.float32(0)),
         mask=mask,
         group_ids=np.array(group_ids, dtype=np.int64),
     )

@@ -5,8 +5,8 @@
         zero/ rng_*  DeepSpeed's shards: weights, optimizer, and each rank's RNG
         hf/          config.json, model.safetensors, tokenizer: load with transformers or vLLM
 
-A checkpoint is written under a temporary name, described by ``state.json`` last, then renamed. ``load`` checks
-every digest, so a file cut off or changed later is refused with the reason.
+A checkpoint is written under a temporary name, described by ``state.json`` last, then renamed.
+``load`` checks every digest, so a file cut off or changed later is refused with the reason.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Checkpoints:
     Args:
         folder: ``<run>/checkpoints``.
         keep: how many to keep; the oldest go after a new one is complete.
-        identity: what a checkpoint must agree with to be resumed from: world size, ZeRO stage, model.
+        identity: what a checkpoint must agree with to be resumed from: world size, ZeRO stage, ...
     """
 
     def __init__(self, folder: Path, keep: int, identity: dict[str, object]):
@@ -51,22 +51,26 @@ class Checkpoints:
         complete = sorted(self.folder.glob("step_*/state.json"))
         return complete[-1].parent if complete else None
 
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of a step is, or would be."""
+        return self.folder / f"step_{step:06d}"
+
     def save(self, state: TrainerState, write: Callable[[Path], None]) -> Path:
-        """Have ``write(folder)`` put its files down, then seal and publish the checkpoint."""
-        final = self.folder / f"step_{state.step:06d}"
-        temporary = self.folder / f".step_{state.step:06d}.tmp"
+        """Have ``write(folder)`` put its files down, then seal and publish the checkpoint.
+
+        Whatever ``write`` raises passes through; the checkpoints there were are left as they are.
+        """
+        final = self.path(state.step)
+        temporary = final.with_name(f".{final.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        write(temporary)
-        description = {
-            "format": FORMAT,
-            "identity": self.identity,
-            "state": asdict(state),
-            "files": {str(p.relative_to(temporary)): _digest(p) for p in _files(temporary)},
-        }
-        (temporary / "state.json").write_text(json.dumps(description, indent=1))
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
+        try:
+            write(temporary)
+            self._seal(temporary, state)
+            shutil.rmtree(final, ignore_errors=True)
+            temporary.rename(final)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)  # what a full disk left behind
         for old in sorted(self.folder.glob("step_*"))[: -self.keep]:
             shutil.rmtree(old, ignore_errors=True)
         return final
@@ -80,26 +84,38 @@ class Checkpoints:
         try:
             description = json.loads((checkpoint / "state.json").read_text())
             files, identity = description["files"], description["identity"]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise self._refuse(checkpoint, f"a readable state.json ({error})") from error
-        if description.get("format") != FORMAT:
-            raise self._refuse(checkpoint, f"checkpoint format {FORMAT}, it has {description.get('format')}")
+        found = description.get("format")
+        if found != FORMAT:
+            raise self._refuse(checkpoint, f"checkpoint format {FORMAT}, it has {found}")
         for key, expected in self.identity.items():
-            if identity.get(key) != expected:
-                raise self._refuse(checkpoint, f"a checkpoint with {key}={expected!r}, it has {identity.get(key)!r}")
+            found = identity.get(key)
+            if found != expected:
+                wanted = f"a checkpoint with {key}={expected!r}, it has {found!r}"
+                raise self._refuse(checkpoint, wanted)
         for name, digest in files.items():
             path = checkpoint / name
             if not path.is_file():
                 raise self._refuse(checkpoint, f"the file {name}, which is missing")
             if _digest(path) != digest:
-                raise self._refuse(checkpoint, f"{name} as it was written; it is torn or was changed")
+                wanted = f"{name} as it was written; it is torn or was changed"
+                raise self._refuse(checkpoint, wanted)
         return TrainerState(**description["state"])
+
+    def _seal(self, folder: Path, state: TrainerState) -> None:
+        description = {
+            "format": FORMAT,
+            "identity": self.identity,
+            "state": asdict(state),
+            "files": {str(p.relative_to(folder)): _digest(p) for p in _files(folder)},
+        }
+        (folder / "state.json").write_text(json.dumps(description, indent=1))
 
     @staticmethod
     def _refuse(checkpoint: Path, expected: str) -> CheckpointError:
-        return CheckpointError(
-            "checkpoint", str(checkpoint), expected, "Delete this folder to resume from the one before it."
-        )
+        mend = "Delete this folder to resume from the one before it."
+        return CheckpointError("checkpoint", str(checkpoint), expected, mend)
 
 
 def _files(folder: Path) -> list[Path]:

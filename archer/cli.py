@@ -18,7 +18,8 @@ from pydantic import BaseModel
 from yaml import YAMLError
 
 from archer.config import TrainConfig, free_keys, known_keys, suggestion
-from archer.errors import ConfigError
+from archer.errors import ConfigError, RunError
+from archer.stopping import Interrupted
 
 Result = TypeVar("Result")
 
@@ -37,6 +38,10 @@ def check_overrides(argv: list[str], conf_dir: Path, config: type[BaseModel] = T
         ConfigError: a malformed override, an unknown key, or a group option that does not exist.
     """
     args, rest = get_args_parser().parse_known_args(argv)
+    modes = ("run", "multirun", "cfg", "info", "shell_completion")
+    chosen = [f"--{mode.replace('_', '-')}" for mode in modes if getattr(args, mode)]
+    if len(chosen) > 1:
+        raise ConfigError("the command line", " ".join(chosen), "one of these flags", "Choose one.")
     known = known_keys(config)
     for word in rest:
         if word.startswith("-"):
@@ -69,13 +74,21 @@ def run_hydra(hydra_main: Callable[[], Any], conf_dir: Path, config: type[BaseMo
 
     def run() -> None:
         check_overrides(sys.argv[1:], conf_dir, config)
+        sys.argv[1:] = overrides_first(sys.argv[1:])
         hydra_main()
 
     run_or_explain(run)
 
 
+def overrides_first(argv: list[str]) -> list[str]:
+    """The same arguments, flags last: Hydra takes no override after a flag that follows another."""
+    args, rest = get_args_parser().parse_known_args(argv)
+    overrides = args.overrides + rest
+    return [*overrides, *(word for word in argv if word not in overrides)]
+
+
 def run_or_explain(function: Callable[[], Result]) -> Result:
-    """Run a command; print what is wrong with its configuration as one message and exit with status 2.
+    """Run a command; say what is wrong with its configuration in one message, exit with status 2.
 
     ``ARCHER_TRACEBACK=1`` lets the traceback through.
     """
@@ -93,13 +106,22 @@ def run_or_explain(function: Callable[[], Result]) -> Result:
             file=sys.stderr,
         )
         raise SystemExit(2) from None
+    except RunError as error:
+        if os.environ.get("ARCHER_TRACEBACK") == "1":
+            raise
+        print(f"archer: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except Interrupted as stop:
+        print(f"archer: stopped by {stop}", file=sys.stderr)
+        raise SystemExit(stop.exit_status) from None
 
 
 def _composition_error(error: Exception) -> ConfigError:
     """What Hydra could not compose, in our words; a YAML file that is torn is among it."""
     reason = " ".join(str(error).split())
     arguments = " ".join(sys.argv[1:])
-    return ConfigError("the command line", arguments, "a configuration that Hydra can compose", f"{reason}.")
+    expected = "a configuration that Hydra can compose"
+    return ConfigError("the command line", arguments, expected, f"{reason}.")
 
 
 def _parse(word: str, known: list[str]) -> Override:
@@ -162,7 +184,7 @@ def _unknown_flag(word: str, known: list[str]) -> ConfigError:
     key, _, value = word.lstrip("-").replace("-", "_").partition("=")
     leaves = [k for k in known if k.rpartition(".")[2] == key]
     hint = leaves[0] if leaves else key
-    mend = f"Keys take no dashes: write {hint}={value or 'VALUE'}. For Hydra's flags see --hydra-help."
+    mend = f"Write {hint}={value or 'VALUE'}, without dashes. For Hydra's flags see --hydra-help."
     return ConfigError(word, None, "an override KEY=VALUE or a flag of Hydra", mend)
 
 

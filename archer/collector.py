@@ -20,7 +20,7 @@ import numpy as np
 import ray
 
 from archer.config import TrainConfig
-from archer.errors import LedgerError
+from archer.errors import LedgerError, RunError
 from archer.prompts import PromptLoader
 from archer.seeds import derive_seed
 from archer.tokenizer import Tokenizer
@@ -32,11 +32,11 @@ FinalState = Literal["trained", "unscored", "uniform", "failed", "surplus"]
 verdicts; in a group with fewer than two verdicts; beyond what the batch needed."""
 
 
-class RolloutStalled(RuntimeError):
+class RolloutStalled(RunError):
     """Nothing finished for a whole ``cluster.step_timeout_s``."""
 
 
-class TooManyFailures(RuntimeError):
+class TooManyFailures(RunError):
     """The verifier fails so often that rewards mean nothing."""
 
 
@@ -190,13 +190,16 @@ class Collector:
             while len(opened) < min(len(decided) + missing, budget):
                 group = self._open(step, ledger, by_sample)
                 opened.append(group)
-            for sample in self.stream.wait():
-                by_sample[f"{sample.prompt.id}/{sample.index}"].samples[sample.index] = sample
-            while len(decided) < len(opened) and opened[len(decided)].is_complete and len(kept) < wanted:
-                group = Group(opened[len(decided)].prompt, tuple(opened[len(decided)].samples))
-                decided.append(group)
-                if self._settle(group, ledger):
-                    kept.append(group)
+            # One decision, then a look at how many prompts to open: their number follows from the
+            # decisions alone, not from how many groups happened to be complete at once.
+            if not opened[len(decided)].is_complete:
+                for sample in self.stream.wait():
+                    by_sample[f"{sample.prompt.id}/{sample.index}"].samples[sample.index] = sample
+                continue
+            group = Group(opened[len(decided)].prompt, tuple(opened[len(decided)].samples))
+            decided.append(group)
+            if self._settle(group, ledger):
+                kept.append(group)
             on_progress(len(kept), wanted)
 
         self.stream.give_up()

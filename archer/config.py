@@ -343,9 +343,9 @@ def validate(config_class: type[AnyConfig], composed: DictConfig | dict[str, Any
         key = str(error.full_key)
         raise ConfigError(key, "???", "a value", f"Set it: {key}=...") from error
     except OmegaConfBaseException as error:
-        raise ConfigError(
-            str(error.full_key or "config"), "?", "a value that resolves", f"{error.msg}. Set it on the command line."
-        ) from error
+        key, reason = str(error.full_key or "config"), str(error.msg).partition("\n")[0]
+        mend = f"{reason}. Set it on the command line."
+        raise ConfigError(key, "?", "a value that resolves", mend) from error
     try:
         return config_class.model_validate(plain)
     except ValidationError as error:
@@ -378,7 +378,7 @@ def known_keys(section: type[BaseModel] = TrainConfig, prefix: str = "") -> list
 
 
 def free_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
-    """Dotted names of free dictionaries, such as ``algo.loss``; what lies below is checked by its owner."""
+    """Dotted names of free dictionaries, such as ``algo.loss``: their owners check what lies below."""
     keys = []
     for name, field in section.model_fields.items():
         inner = section_of(field.annotation)
@@ -416,13 +416,16 @@ def suggestion(word: str, known: list[str] | tuple[str, ...]) -> str:
 
 def _readable(error: ValidationError, section: type[BaseModel], prefix: str = "") -> ConfigError:
     first = error.errors()[0]
-    key = prefix + ".".join(str(part) for part in first["loc"])
+    # Not the places within a list: those cannot be set on their own.
+    key = prefix + ".".join(part for part in first["loc"] if isinstance(part, str))
     value = first["input"]
     match first["type"]:
         case "extra_forbidden":
             siblings = [k for k in known_keys(section, prefix) if k.rpartition(".")[0] == key.rpartition(".")[0]]
             hint = suggestion(key, siblings) or (f" Known here: {', '.join(siblings)}." if siblings else "")
             return ConfigError(key, value, "a known key", f"There is no such key.{hint} Remove it or fix its name.")
+        case "missing" if isinstance(first["loc"][-1], int):
+            return ConfigError(key, list(value), "a longer list", f"Set {key} to such a list.")
         case "missing":
             return ConfigError(key, None, "a value", f"Set it: {key}=...")
         case _:

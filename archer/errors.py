@@ -20,7 +20,11 @@ class CheckpointError(ConfigError):
     """A checkpoint is torn, foreign, or belongs to a different run."""
 
 
-class WeightSyncError(RuntimeError):
+class RunError(RuntimeError):
+    """The run cannot go on, for a reason the message explains: no traceback is shown."""
+
+
+class WeightSyncError(RunError):
     """Rollout engines do not hold the weights the trainer sent."""
 
 

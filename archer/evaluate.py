@@ -1,7 +1,7 @@
 """avg@k and pass@k of a model on held-out problems, with the engines and verifiers of training.
 
-    python -m archer.evaluate model=r1-distill-1.5b cluster=1x1 data=jsonl data.eval.aime24=aime24.parquet \\
-        eval.num_samples=64 sampling.max_response_tokens=32768
+    python -m archer.evaluate model=r1-distill-1.5b cluster=1x1 data=jsonl \\
+        data.eval.aime24=aime24.parquet eval.num_samples=64 sampling.max_response_tokens=32768
     python -m archer.evaluate model.path=runs/default/RUN/checkpoints/step_000060/hf
 
 Writes ``results.json`` and every sample, ``samples_<set>.jsonl.gz``. See docs/evaluate.md.
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,12 +24,12 @@ from rich.table import Table
 from archer.cli import run_hydra, run_or_explain
 from archer.config import EvaluateConfig, load_evaluate_config, store_defaults
 from archer.console import Console
-from archer.errors import ConfigError
+from archer.errors import ConfigError, RunError
 from archer.metrics import write_atomically, write_rollouts
 from archer.preflight import EvalInputs, check_eval_inputs, check_tools
 from archer.run_directory import check_writable
 from archer.statistics import bootstrap_interval, pass_per_problem
-from archer.stopping import Interrupted, StopSignals
+from archer.stopping import StopSignals
 from archer.warm_start import start_model
 
 if TYPE_CHECKING:
@@ -45,17 +44,17 @@ Results = dict[str, dict[str, Any]]
 """Set name -> measure, e.g. ``avg@8``, ``avg@8_lo``, ``pass@4`` -> value."""
 
 
-def evaluate_model(config: EvaluateConfig, stop: StopSignals) -> Results:
+def evaluate_model(config: EvaluateConfig) -> Results:
     """Check everything, sample, judge, and write the output folder.
 
     Raises:
         ConfigError: the evaluation cannot work as configured.
-        Interrupted: a signal ended it; sets that were complete by then have their samples written.
+        Interrupted: a signal ended it; the samples of complete sets are written.
     """
-    _check_output(config)
-    check_tools(config)
     began = time.monotonic()
-    with Console(0, 0) as console:
+    with StopSignals() as stop, Console(0, 0) as console:
+        _check_output(config)
+        check_tools(config)
         model_path = start_model(config.model, Path(config.run.cache), console)
         inputs = check_eval_inputs(config, model_path)
         results = _sample_sets(config, inputs, console, stop)
@@ -86,41 +85,37 @@ def _sample_sets(
     config: EvaluateConfig, inputs: EvalInputs, console: Console, stop: StopSignals
 ) -> Results:
     """Start engines and verifiers, evaluate set by set, and end every process."""
-    import ray
-
     from archer import cluster as launch
     from archer.collector import SampleStream
     from archer.evaluation import evaluate
 
     cluster = config.cluster
     results = {}
-    rollouts = rewards = None
     try:
         console.stage(f"starting {cluster.rollout_replicas} vLLM engine(s)")
         launch.start_ray(cluster)
         stop.install()
-        with stop.interruptible():
-            rewards = launch.start_rewards(config)
-            rollouts = launch.start_rollouts(config, inputs, launch.Placement(cluster))
-            ready = [actor.ready.remote() for actor in rollouts.actors + rewards.actors]
-            launch.wait_until_ready(ready, cluster.start_timeout_s, "all workers")
-            stream = SampleStream(rollouts, rewards, inputs.tokenizer, cluster.step_timeout_s)
-            for name, found in inputs.evals.items():
-                with console.progress(f"evaluating {name}", len(found.prompts)) as advance:
-                    outcome = evaluate(
-                        stream, name, found.prompts, config.eval,
-                        config.sampling.max_response_tokens, config.seed, advance,
-                    )  # fmt: skip
-                samples = [sample for group in outcome.groups for sample in group.samples]
-                write_rollouts(config.output_dir / f"samples_{name}.jsonl.gz", samples)
-                results[name] = {
-                    "num_problems": len(found.prompts),
-                    "dropped": found.dropped,
-                    "num_samples": config.eval.num_samples,
-                    **set_results(name, outcome),
-                }
+        rewards = launch.start_rewards(config)
+        rollouts = launch.start_rollouts(config, inputs, launch.Placement(cluster))
+        ready = [actor.ready.remote() for actor in rollouts.actors + rewards.actors]
+        launch.wait_until_ready(ready, cluster.start_timeout_s, "all workers")
+        stream = SampleStream(rollouts, rewards, inputs.tokenizer, cluster.step_timeout_s)
+        for name, found in inputs.evals.items():
+            with console.progress(f"evaluating {name}", len(found.prompts)) as advance:
+                outcome = evaluate(
+                    stream, name, found.prompts, config.eval,
+                    config.sampling.max_response_tokens, config.seed, advance,
+                )  # fmt: skip
+            samples = [sample for group in outcome.groups for sample in group.samples]
+            write_rollouts(config.output_dir / f"samples_{name}.jsonl.gz", samples)
+            results[name] = {
+                "num_problems": len(found.prompts),
+                "dropped": found.dropped,
+                "num_samples": config.eval.num_samples,
+                **set_results(name, outcome),
+            }
     finally:
-        launch.stop_actors(rollouts, rewards)
+        launch.stop_ray()
     return results
 
 
@@ -167,17 +162,23 @@ def _without_nan(measures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _report(config: EvaluateConfig) -> None:
-    results = evaluate_model(config, StopSignals())
-    console = RichConsole(highlight=False)
-    console.print(results_table(results))
-    console.print(f"{config.output_dir / RESULTS_FILE}", soft_wrap=True)
-    worst = max(results, key=lambda name: results[name]["failure_frac"])
-    if results[worst]["failure_frac"] > config.reward.max_failure_frac:
-        sys.exit(
-            f"archer: the verifier failed on {results[worst]['failure_frac']:.0%} of the samples of "
-            f"{worst}, more than reward.max_failure_frac={config.reward.max_failure_frac:.0%}: "
-            "these numbers mean little. The samples say why (status)."
-        )
+    """Evaluate, and print the table.
+
+    Raises:
+        RunError: the verifier failed so often that the table means little.
+    """
+    results = evaluate_model(config)
+    output = RichConsole(highlight=False)
+    output.print(results_table(results))
+    output.print(str(config.output_dir / RESULTS_FILE), soft_wrap=True)
+    limit = config.reward.max_failure_frac
+    for name, measures in results.items():
+        if measures["failure_frac"] > limit:
+            raise RunError(
+                f"the verifier failed on {measures['failure_frac']:.0%} of the samples of {name}, "
+                f"more than reward.max_failure_frac={limit:.0%}. "
+                f"The samples in {config.output_dir} hold their status."
+            )
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
@@ -186,12 +187,7 @@ def _hydra_main(composed: DictConfig) -> None:
 
 
 def main() -> None:
-    try:
-        run_hydra(_hydra_main, CONF, EvaluateConfig)
-    except (Interrupted, KeyboardInterrupt) as signal:
-        number = getattr(signal, "signal_number", 2)
-        print("archer: stopped before the evaluation was complete", file=sys.stderr)
-        sys.exit(128 + number)
+    run_hydra(_hydra_main, CONF, EvaluateConfig)
 
 
 if __name__ == "__main__":

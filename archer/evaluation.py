@@ -34,8 +34,8 @@ def evaluate(
 ) -> Evaluation:
     """Sample every prompt ``num_samples`` times and judge the responses.
 
-    The seeds depend on the run seed, the prompt and the sample index only, so evaluations before and after
-    training draw the same random numbers.
+    The seeds depend on the run seed, the prompt and the sample index only, so evaluations before
+    and after training draw the same random numbers.
     """
     samples: dict[str, list[Sample | None]] = {p.id: [None] * config.num_samples for p in prompts}
     for prompt in prompts:
@@ -63,26 +63,37 @@ def evaluate(
 
 
 def eval_metrics(name: str, groups: Sequence[Group]) -> dict[str, float]:
-    """``eval/<name>/avg@n`` with a 95 % bootstrap interval over problems, and ``pass@k`` for k = 1, 2, 4 … n."""
+    """``eval/<name>/avg@n`` with a 95 % bootstrap interval over problems, and ``pass@k``."""
     correct = verdicts(groups)
     n = correct.shape[1]
     low, high = bootstrap_interval(avg_per_problem(correct))
     prefix = f"eval/{name}"
-    metrics = {f"{prefix}/avg@{n}": avg_at_k(correct), f"{prefix}/avg@{n}_lo": low, f"{prefix}/avg@{n}_hi": high}
+    metrics = {
+        f"{prefix}/avg@{n}": avg_at_k(correct),
+        f"{prefix}/avg@{n}_lo": low,
+        f"{prefix}/avg@{n}_hi": high,
+    }
     for k in pass_sizes(n):
         metrics[f"{prefix}/pass@{k}"] = pass_at_k(correct, k)
     samples = [s for g in groups for s in g.samples]
-    metrics[f"{prefix}/response_tokens_mean"] = float(np.mean([len(s.completion.tokens) for s in samples]))
-    metrics[f"{prefix}/truncated_frac"] = float(np.mean([s.completion.finish_reason == "length" for s in samples]))
+    metrics[f"{prefix}/response_tokens_mean"] = float(
+        np.mean([len(s.completion.tokens) for s in samples])
+    )
+    metrics[f"{prefix}/truncated_frac"] = float(
+        np.mean([s.completion.finish_reason == "length" for s in samples])
+    )
     metrics[f"{prefix}/failure_frac"] = float(np.mean([not s.result.is_valid for s in samples]))
     return metrics
 
 
 def verdicts(groups: Sequence[Group]) -> np.ndarray:
     """float [P, n]: 1 right, 0 wrong, NaN where the verifier failed."""
-    return np.array([
-        [float(s.result.correct) if s.result.is_valid else math.nan for s in g.samples] for g in groups
-    ])
+    return np.array(
+        [
+            [float(s.result.correct) if s.result.is_valid else math.nan for s in g.samples]
+            for g in groups
+        ]
+    )
 
 
 def pass_sizes(num_samples: int) -> list[int]:

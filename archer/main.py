@@ -19,7 +19,7 @@ from archer.config import TrainConfig, load_config
 from archer.console import Console
 from archer.preflight import check_inputs, check_setup
 from archer.report import write_report
-from archer.stopping import Interrupted, StopSignals
+from archer.stopping import StopSignals
 from archer.warm_start import start_model
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -27,25 +27,31 @@ CONF = Path(__file__).parent.parent / "conf"
 
 def train(config: TrainConfig) -> None:
     """Check everything, train, and write the report."""
-    check_setup(config)
-    with Console(config.trainer.num_steps, 0) as console:
+    with StopSignals() as stop, Console(config.trainer.num_steps, 0) as console:
+        check_setup(config)
         model_path = start_model(config.model, Path(config.run.cache), console)
         inputs = check_inputs(config, model_path)
-        (config.run_dir / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        (config.run_dir / "config.yaml").write_text(resolved)
         console.note(f"run directory {config.run_dir}")
         from archer.trainer import Trainer
 
-        trainer = Trainer(config, inputs, console, StopSignals())
+        trainer = Trainer(config, inputs, console, stop)
         try:
             trainer.run()
-        except Interrupted:
-            console.stage("stopping: saving a checkpoint")
+        except KeyboardInterrupt:
             trainer.save_if_newer()
             raise
         finally:
             trainer.close()
-            report = write_report(config.run_dir)
-        console.note(f"report {report}")
+            _report(config.run_dir, console)
+
+
+def _report(run_dir: Path, console: Console) -> None:
+    try:
+        console.note(f"report {write_report(run_dir)}")
+    except Exception as error:  # a chart that cannot be drawn must not hide how the run ended
+        console.note(f"no report, {type(error).__name__}: {error}")
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

@@ -48,9 +48,22 @@ class MetricsLog:
         os.fsync(self._file.fileno())
         self._wandb.log(step, metrics)
 
+    def line(self, step: int) -> dict[str, float]:
+        """The metrics of ``step``; empty when it has no line yet."""
+        lines = (line for line in read_metrics(self._path.parent) if line.pop("step") == step)
+        return next(lines, {})
+
+    def amend(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add to the line of ``step``, the last one, or begin it."""
+        earlier = [line for line in read_metrics(self._path.parent) if line["step"] < step]
+        self._rewrite([*earlier, {"step": step, **self.line(step), **metrics}])
+        self._wandb.log(step, metrics)
+
     def rewind(self, step: int) -> None:
         """Forget the lines after ``step``: a run resumed from there writes them again."""
-        lines = [line for line in read_metrics(self._path.parent) if line["step"] <= step]
+        self._rewrite([line for line in read_metrics(self._path.parent) if line["step"] <= step])
+
+    def _rewrite(self, lines: list[dict[str, float]]) -> None:
         self._file.close()
         text = "".join(_metrics_line(int(line.pop("step")), line) for line in lines)
         write_atomically(self._path, text.encode())

@@ -12,11 +12,13 @@ from __future__ import annotations
 import json
 import math
 import resource
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
+from ray.exceptions import RayActorError, RayTaskError
 
 from archer import cluster as launch
 from archer.actors import Actors
@@ -25,8 +27,9 @@ from archer.batch import build_batch
 from archer.checkpoint import Checkpoints, TrainerState
 from archer.collector import Collected, Collector, SampleStream
 from archer.config import TrainConfig
-from archer.console import Console
+from archer.console import Console, eval_lines
 from archer.environment import describe_environment
+from archer.errors import RunError
 from archer.evaluation import evaluate
 from archer.metrics import MetricsLog, RolloutLog, StepTimer, merge_sums
 from archer.preflight import Inputs
@@ -39,8 +42,12 @@ from archer.workers.group import WorkerDied
 BEGINNING = TrainerState(step=0, prompt_position=0, keep_frac=1.0, skipped_in_a_row=0)
 
 
-class TrainingFailed(RuntimeError):
+class TrainingFailed(RunError):
     """The run cannot go on; the message says why and the last checkpoint stands."""
+
+
+class CheckpointNotWritten(RunError):
+    """No room, or no right to write; the checkpoint before it stands."""
 
 
 class Trainer:
@@ -66,42 +73,48 @@ class Trainer:
         )
         self.state = BEGINNING
         self.actors: Actors | None = None
+        self.has_lost_ranks = False
         objective = resolve_objective(config.algo.name)
         self.needs = objective.needs(objective.config.model_validate(config.algo.loss))
         self.restarts_left = config.trainer.max_restarts
 
     def run(self) -> None:
-        """Train to the end, recovering from dead policy workers.
+        """Train to the end, recovering from dead workers.
 
         Raises:
-            TrainingFailed: the run cannot go on.
-            Interrupted: a signal asked it to stop; a checkpoint of the last whole step is saved.
+            CheckpointError: the last checkpoint is torn or foreign; raised before any actor starts.
+            RunError: the run cannot go on.
+            Interrupted: a signal asked it to stop; ``save_if_newer`` saves the last whole step.
         """
+        checkpoint = self._read_checkpoint()
         self._start()
         while True:
             try:
-                self._restore()
+                self._restore(checkpoint)
                 self._train()
                 return
-            except WorkerDied as death:
-                self._recover(death)
+            except (WorkerDied, RayActorError) as death:
+                self._count_restart(death)
+                checkpoint = self._read_checkpoint()
 
     def _train(self) -> None:
-        if self.state.step == 0:
-            self.metrics.log(0, self._evaluate(0))
+        self._evaluate_if_due()
         for step in range(self.state.step, self.config.trainer.num_steps):
             timer = StepTimer()
-            with timer("rollout"), self.stop.interruptible():
+            with timer("rollout"):
                 collected = self.collector.next_batch(step)
             with timer("logprobs"):
                 self.actors.turns.training()
                 batch = build_batch(collected.groups, self.config.algo, self.config.sampling.max_response_tokens)
                 batch = self._add_logprobs(batch)
-            with timer("update"):
-                updates = self._update(batch, step)
-            with timer("weight_sync"):
-                sync = self.actors.weight_sync.push(version=step + 1)
-            self._finish_step(step, collected, updates, sync, timer)
+            with self.stop.deferred():  # in here policy, engines and state are of two versions
+                with timer("update"):
+                    updates = self._update(batch, step)
+                with timer("weight_sync"):
+                    sync = self.actors.weight_sync.push(version=step + 1)
+                self._finish_step(step, collected, updates, sync, timer)
+                self._save_if_due()
+            self._evaluate_if_due()
 
     def _add_logprobs(self, batch: Batch) -> Batch:
         """Old log-probs, old entropy and reference log-probs: what the objective needs, nothing more."""
@@ -142,13 +155,6 @@ class Trainer:
         metrics = collected.metrics | sync | _update_metrics(updates)
         metrics["policy/lr"] = self._learning_rate(step)
         metrics["memory/driver_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        is_last = done == self.config.trainer.num_steps
-        if is_last or (self.config.eval.every and done % self.config.eval.every == 0):
-            with timer("eval"):
-                metrics |= self._evaluate(done)
-        if is_last or (self.config.run.save_every and done % self.config.run.save_every == 0):
-            with timer("checkpoint"):
-                self._save()
         metrics |= timer.metrics()
         tokens = sum(len(s.completion.tokens) for g in collected.decided for s in g.samples)
         metrics["throughput/tokens_per_s"] = tokens / metrics["time/step_s"]
@@ -161,10 +167,39 @@ class Trainer:
                 "Lower optimizer.learning_rate or look at rollouts/ of the last steps."
             )
 
+    def _is_due(self, every: int) -> bool:
+        step = self.state.step
+        return step == self.config.trainer.num_steps or (every > 0 and step % every == 0)
+
+    def _save_if_due(self) -> None:
+        if self._is_due(self.config.run.save_every):
+            began = time.monotonic()
+            self._save()
+            self._amend("checkpoint", began, {})
+
+    def _evaluate_if_due(self) -> None:
+        """Evaluate, unless the step has its evaluation from before a restart."""
+        step = self.state.step
+        if not (step == 0 or self._is_due(self.config.eval.every)):
+            return
+        if not any(key.startswith("eval/") for key in self.metrics.line(step)):
+            began = time.monotonic()
+            metrics = self._evaluate(step)
+            self._amend("eval", began, metrics)
+            for line in eval_lines(step, metrics):
+                self.console.note(line)
+
+    def _amend(self, stage: str, began: float, metrics: dict[str, float]) -> None:
+        """Add a stage that came after the step to the line of the step."""
+        seconds = time.monotonic() - began
+        step_s = self.metrics.line(self.state.step).get("time/step_s", 0.0) + seconds
+        times = {f"time/{stage}_s": seconds, "time/step_s": step_s}
+        self.metrics.amend(self.state.step, metrics | times)
+
     def _evaluate(self, step: int) -> dict[str, float]:
         results = {}
         for name, prompts in self.inputs.evals.items():
-            with self.stop.interruptible(), self.console.progress(f"evaluating {name}", len(prompts.prompts)) as advance:
+            with self.console.progress(f"evaluating {name}", len(prompts.prompts)) as advance:
                 outcome = evaluate(
                     self.stream, name, prompts.prompts, self.config.eval, self.config.sampling.max_response_tokens,
                     self.config.seed, advance,
@@ -180,10 +215,9 @@ class Trainer:
             f"starting {cluster.rollout_replicas} vLLM engine(s) and {cluster.policy_workers} policy rank(s)"
         )
         launch.start_ray(cluster)
-        self.stop.install()
-        with self.stop.interruptible():
-            self.actors = Actors(self.config, self.inputs, self.needs)
-            facts = self.actors.wait_until_ready()
+        self.stop.install()  # Ray has put its own handlers in place
+        self.actors = Actors(self.config, self.inputs, self.needs)
+        facts = self.actors.wait_until_ready()
         environment = describe_environment(facts, launch.describe_nodes())
         (self.run_dir / "environment.json").write_text(json.dumps(environment, indent=1))
         for line in environment["workers"]:
@@ -193,11 +227,20 @@ class Trainer:
         )
         self.collector = Collector(self.config, self.stream, self.loader)
 
-    def _restore(self) -> None:
-        """Continue from the last checkpoint, or begin; either way engines and trainer agree afterwards."""
+    def _read_checkpoint(self) -> Path | None:
+        """Take the driver's state from the last checkpoint, if there is one."""
         checkpoint = self.checkpoints.latest()
+        self.state = BEGINNING if checkpoint is None else self.checkpoints.load(checkpoint)
+        return checkpoint
+
+    def _restore(self, checkpoint: Path | None) -> None:
+        """Continue from a checkpoint, or begin; either way engines and trainer agree afterwards."""
+        if self.has_lost_ranks:
+            self.actors.replace_policy()
+            self.has_lost_ranks = False
+        # After the policy: an engine found dead here is given weights.
+        self.stream.give_up()
         if checkpoint is not None:
-            self.state = self.checkpoints.load(checkpoint)
             self.actors.policy.call("load", str(checkpoint))
             self.console.note(f"resuming after step {self.state.step} from {checkpoint}")
         self.metrics.rewind(self.state.step)
@@ -211,29 +254,36 @@ class Trainer:
             self.actors.policy.call("export", str(folder / "hf"))
             self.inputs.tokenizer.save(folder / "hf")
 
-        self.checkpoints.save(self.state, write)
+        try:
+            self.checkpoints.save(self.state, write)
+        except (OSError, RayTaskError) as error:
+            reason = error.cause if isinstance(error, RayTaskError) else error
+            raise CheckpointNotWritten(
+                f"{self.checkpoints.path(self.state.step)} could not be written; "
+                f"the checkpoint before it stands. {type(reason).__name__}: {reason}"
+            ) from error
 
     def save_if_newer(self) -> None:
         """A checkpoint of the last whole step, unless there is one."""
-        latest = self.checkpoints.latest()
-        if self.state.step and (latest is None or self.checkpoints.load(latest).step < self.state.step):
+        if self.state.step and not self.checkpoints.path(self.state.step).exists():
+            self.console.stage(f"stopping: saving step {self.state.step}")
             self._save()
+            self.console.note(f"saved step {self.state.step}; the same command goes on from it")
 
-    def _recover(self, death: WorkerDied) -> None:
-        """Replace policy and reference; the loop goes on from the last checkpoint."""
+    def _count_restart(self, death: Exception) -> None:
+        """Note that policy and reference must be replaced, if another restart is allowed."""
+        limit = self.config.trainer.max_restarts
+        reason = str(death).splitlines()[0].rstrip(".")
         if self.restarts_left == 0:
-            raise TrainingFailed(f"{death}; trainer.max_restarts={self.config.trainer.max_restarts} are used up") from death
+            raise TrainingFailed(f"{reason}; trainer.max_restarts={limit} are used up") from death
         self.restarts_left -= 1
-        self.console.note(f"{death}. Restarting from the last checkpoint.")
-        self.stream.give_up()
-        self.actors.replace_policy()
-        self.state = BEGINNING
+        self.console.note(f"{reason}. Restarting from the last checkpoint.")
+        self.has_lost_ranks = True
 
     def close(self) -> None:
         """End every process of the run."""
+        launch.stop_ray()
         self.metrics.close()
-        if self.actors is not None:
-            self.actors.close()
 
 
 def _assemble(batch: Batch, parts: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

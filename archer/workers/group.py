@@ -10,8 +10,13 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
+from archer.errors import RunError
 
-class WorkerDied(RuntimeError):
+DEATH_NOTICE_S = 10.0
+"""How long Ray may take to notice that a process is gone."""
+
+
+class WorkerDied(RunError):
     """A worker process is gone or does not answer; its state is lost."""
 
 
@@ -65,11 +70,12 @@ class WorkerGroup:
                 ray.get(done)
             return ray.get(refs)
         except RayTaskError as error:
-            if isinstance(error.cause, ConnectionError | RayActorError) or "Connection closed by peer" in str(error):
+            # The peers of a dead rank often fail first, each collective library in its own words.
+            if isinstance(error.cause, RayActorError) or _any_dead(refs):
                 raise WorkerDied(f"{self.name} worker lost a peer during {method}()") from error
             raise
         except RayActorError as error:
-            raise WorkerDied(f"{self.name} worker died during {method}(): {error}") from error
+            raise WorkerDied(f"{self.name} worker died during {method}()") from error
         except GetTimeoutError:
             raise NoAnswer(f"{self.name} workers gave no answer to {method}() within {self.timeout_s:.0f} s") from None
 
@@ -83,3 +89,19 @@ class WorkerGroup:
     def kill(self) -> None:
         for actor in self.actors:
             ray.kill(actor, no_restart=True)
+
+
+def _any_dead(refs: list[ray.ObjectRef]) -> bool:
+    """Whether the actor behind one of the calls is gone; a healthy one may never answer."""
+    done, _ = ray.wait(refs, num_returns=len(refs), timeout=DEATH_NOTICE_S)
+    return any(_is_dead(ref) for ref in done)
+
+
+def _is_dead(ref: ray.ObjectRef) -> bool:
+    try:
+        ray.get(ref)
+    except RayActorError:
+        return True
+    except RayTaskError:
+        pass
+    return False

@@ -15,6 +15,11 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
+from archer.errors import RunError
+
+SUBMIT_TIMEOUT_S = 10.0
+"""``submit`` only queues; an actor that takes longer hangs, and whoever waits for results will say so."""
+
 
 class Request(Protocol):
     @property
@@ -26,9 +31,11 @@ class _Member:
     actor: ActorHandle
     outstanding: dict[str, Any] = field(default_factory=dict)
     poll: ray.ObjectRef | None = None
+    submits: list[ray.ObjectRef] = field(default_factory=list)
+    """Calls of ``submit`` that an ``abort`` must not overtake."""
 
 
-class PoolExhausted(RuntimeError):
+class PoolExhausted(RunError):
     """An actor keeps dying faster than it can be replaced."""
 
 
@@ -82,7 +89,7 @@ class StreamingPool:
             return
         member.outstanding |= {request.id: request for request in requests}
         # A death is noticed by the long poll, which is always outstanding while requests are.
-        member.actor.submit.remote(list(requests))
+        member.submits.append(member.actor.submit.remote(list(requests)))
         if member.poll is None:
             member.poll = member.actor.next_finished.remote()
 
@@ -102,6 +109,8 @@ class StreamingPool:
         fresh = [(id, result) for id, result in results if member.outstanding.pop(id, None) is not None]
         if member.outstanding:
             member.poll = member.actor.next_finished.remote()
+        else:
+            member.submits.clear()
         return fresh
 
     def abort(self, ids: Iterable[str]) -> None:
@@ -110,6 +119,8 @@ class StreamingPool:
         for member in self._members:
             mine = wanted & member.outstanding.keys()
             if mine:
+                # Calls of an async actor may overtake each other, and an unknown request cannot be aborted.
+                ray.wait(member.submits, num_returns=len(member.submits), timeout=SUBMIT_TIMEOUT_S)
                 member.actor.abort.remote(sorted(mine))
 
     def ensure_alive(self) -> None:
@@ -127,7 +138,7 @@ class StreamingPool:
         self.num_restarts += 1
         ray.kill(member.actor, no_restart=True)
         requests = list(member.outstanding.values())
-        member.outstanding, member.poll = {}, None
+        member.outstanding, member.poll, member.submits = {}, None, []
         member.actor = self._spawn(self._members.index(member))
         ray.get(member.actor.ready.remote())
         self.prepare(member.actor)

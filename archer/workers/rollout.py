@@ -40,7 +40,9 @@ class RolloutWorker:
         self.spec = spec
         self._engine: Any = None
         self._starting = asyncio.Lock()
+        self._is_updating = False
         self._tasks: dict[str, asyncio.Task] = {}
+        self._aborted: set[str] = set()
         self._finished: list[tuple[str, Completion]] = []
         self._any_finished = asyncio.Event()
 
@@ -51,6 +53,8 @@ class RolloutWorker:
         async with self._starting:
             if self._engine is None:
                 self._engine = _start_engine(self.spec)
+        if self._engine.errored:
+            os._exit(1)  # died while idle; see _run
         return {"pid": os.getpid(), "engine": f"vllm {vllm.__version__} AsyncLLM", "device": self.spec.device}
 
     async def submit(self, requests: list[SampleRequest]) -> None:
@@ -64,7 +68,11 @@ class RolloutWorker:
         return finished
 
     async def abort(self, ids: list[str]) -> None:
-        await self._engine.abort([id for id in ids if id in self._tasks])
+        """Give up requests. Each still comes back once, with the tokens it has."""
+        ids = [id for id in ids if id in self._tasks]
+        # The engine does not know the requests whose tasks have not run yet: those look here.
+        self._aborted.update(ids)
+        await self._engine.abort(ids)
 
     async def _run(self, request: SampleRequest) -> None:
         from vllm import SamplingParams
@@ -84,8 +92,9 @@ class RolloutWorker:
         prompt = {"prompt_token_ids": request.prompt_tokens.tolist()}
         try:
             output = None
-            async for output in self._engine.generate(prompt, params, request.id):
-                pass
+            if request.id not in self._aborted:
+                async for output in self._engine.generate(prompt, params, request.id):
+                    pass
             completion = _completion(request.id, output)
         except EngineDeadError:
             # The engine process died under us. This actor cannot heal it: exit, so that the pool sees a
@@ -93,6 +102,7 @@ class RolloutWorker:
             os._exit(1)
         finally:
             self._tasks.pop(request.id, None)
+            self._aborted.discard(request.id)
         self._finished.append((request.id, completion))
         self._any_finished.set()
 
@@ -125,10 +135,16 @@ class RolloutWorker:
     async def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
+        if self._is_updating:
+            # A trainer died in the middle of an update: end it, or every later one is refused. What was
+            # loaded is overwritten by the push that follows.
+            with contextlib.suppress(Exception):
+                await self.finish_weight_update()
         await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info=init_info))
 
     async def start_weight_update(self) -> None:
         await self._engine.start_weight_update()
+        self._is_updating = True
 
     async def update_weights(self, update_info: Any) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
@@ -136,6 +152,7 @@ class RolloutWorker:
         await self._engine.update_weights(WeightTransferUpdateRequest(update_info=update_info))
 
     async def finish_weight_update(self) -> None:
+        self._is_updating = False
         await self._engine.finish_weight_update()
 
     async def close(self) -> None:
@@ -148,6 +165,7 @@ def _start_engine(spec: RolloutSpec) -> Any:
     from vllm.config import WeightTransferConfig
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
     on_cpu = spec.device == "cpu"
     options: dict[str, Any] = {}
@@ -168,8 +186,9 @@ def _start_engine(spec: RolloutSpec) -> Any:
             # One prompt always fits one step; only many at once are cut.
             max_num_batched_tokens=max(8192, spec.max_model_len),
             tensor_parallel_size=spec.tensor_parallel,
-            # One rank needs no worker process beside the engine's own.
-            distributed_executor_backend="uni" if spec.tensor_parallel == 1 else "mp",
+            # One rank needs no worker process beside the engine's own. The class and not "uni", because
+            # vLLM replaces that word by "mp" on a CPU.
+            distributed_executor_backend=UniProcExecutor if spec.tensor_parallel == 1 else "mp",
             enforce_eager=on_cpu,
             enable_prefix_caching=True,
             # After temperature, so that they are the log-probs the tokens were drawn from.

@@ -18,6 +18,8 @@ It also registers ``shm``, a weight-transfer engine over POSIX shared memory, wi
 
 from __future__ import annotations
 
+import ctypes
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +36,6 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
-
 
 MIN_ROWS = 8
 """From here on a row's result depends on itself alone: with MKL 2024 from 4 rows (AVX-512), from 8 at most."""
@@ -102,29 +103,34 @@ class ShmWeightTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
         pass
 
     def start_weight_update(self) -> None:
-        self._loaded: set[str] = set()
-        self._elements = 0
+        pass
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         # The inherited version also synchronises an accelerator, of which there is none.
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: ShmUpdateInfo) -> None:
+        """Load a whole checkpoint.
+
+        Raises:
+            RuntimeError: a parameter got no value. Said here and not at the end of the session, which vLLM
+                would then leave open for ever.
+        """
         buffer = torch.from_file(
             update_info.path, shared=True, size=update_info.num_bytes, dtype=torch.uint8
         )
-        self._loaded |= set(self.model.load_weights(_views(buffer, update_info)))
-        self._elements += sum(torch.Size(shape).numel() for shape in update_info.shapes)
-
-    def finish_weight_update(self) -> None:
-        """Raises RuntimeError when a parameter got no value: a partial sync must never pass."""
-        missing = {name for name, _ in self.model.named_parameters()} - self._loaded
+        loaded = set(self.model.load_weights(_views(buffer, update_info)))
+        missing = {name for name, _ in self.model.named_parameters()} - loaded
         if missing:
             raise RuntimeError(f"partial weight sync: nothing was sent for {sorted(missing)}")
         # Fused layers (query, key and value in one) count as loaded when one part came: count elements too.
+        sent = sum(torch.Size(shape).numel() for shape in update_info.shapes)
         expected = _num_elements(self.model)
-        if self._elements != expected:
-            raise RuntimeError(f"partial weight sync: {self._elements} of {expected} elements were sent")
+        if sent != expected:
+            raise RuntimeError(f"partial weight sync: {sent} of {expected} elements were sent")
+
+    def finish_weight_update(self) -> None:
+        pass
 
     def shutdown(self) -> None:
         pass
@@ -156,6 +162,13 @@ class CpuWorkerExtension:
     """Named by ``worker_extension_cls``; the module's import is what matters."""
 
 
+def _die_with_parent() -> None:
+    """Have the kernel end this process with the engine; by itself it may take half a minute."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+_die_with_parent()
 custom_ops._supports_onednn = False
 layer_utils.dispatch_cpu_unquantized_gemm = _batch_invariant_linear
 WeightTransferEngineFactory.register_engine("shm", ShmWeightTransferEngine)

@@ -55,7 +55,9 @@ def policy_bench(local_ray: None) -> Iterator[WorkerGroup]:
 
 
 @pytest.fixture(scope="session")
-def engines(local_ray: None, tiny_model: Callable[..., Path]) -> Iterator[Callable[..., StreamingPool]]:
+def engines(
+    local_ray: None, tiny_model: Callable[..., Path]
+) -> Iterator[Callable[..., StreamingPool]]:
     """``engines(tie_embeddings=True)``: two vLLM engines of that model, started once each."""
     import ray
     from probes import run_config, run_inputs
@@ -68,7 +70,9 @@ def engines(local_ray: None, tiny_model: Callable[..., Path]) -> Iterator[Callab
         if tie_embeddings not in pools:
             config = run_config(rollout_replicas=2)
             inputs = run_inputs(str(tiny_model(tie_embeddings)))
-            pools[tie_embeddings] = cluster.start_rollouts(config, inputs, cluster.Placement(config.cluster))
+            pools[tie_embeddings] = cluster.start_rollouts(
+                config, inputs, cluster.Placement(config.cluster)
+            )
         pool = pools[tie_embeddings]
         ray.get([actor.ready.remote() for actor in pool.actors], timeout=300)
         return pool
@@ -101,7 +105,7 @@ def synced(policy_bench: WorkerGroup) -> Callable[..., WeightSync]:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """``tiny_model(tie_embeddings=True, hidden_size=64)``: an untrained model folder, made once each.
+    """``tiny_model(tie_embeddings=True, hidden_size=64)``: an untrained model, made once each.
 
     The tokenizer is that of the arithmetic task, so a whole run can start from the folder too.
     """

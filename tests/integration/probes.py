@@ -27,22 +27,24 @@ VOCAB_SIZE = 100
 
 def run_config(**cluster: Any) -> TrainConfig:
     """A tiny run on the CPU; keywords go to its ``cluster`` section."""
-    return TrainConfig.model_validate({
-        "algo": {"name": "archer"},
-        "model": {"name": "tiny", "path": "given by the fixture"},
-        "data": {"name": "none", "train": "none", "max_prompt_tokens": 224},
-        "reward": {"name": "math"},
-        "sampling": {"max_response_tokens": MAX_RESPONSE_TOKENS, "temperature": 0.8},
-        "optimizer": {"learning_rate": 1e-3},
-        "trainer": {"mini_batch_prompts": 64, "micro_batch_tokens": 256},
-        "cluster": {
-            "kv_cache_bytes": 1 << 26,
-            "cpus_per_worker": 0.5,
-            "sync_timeout_s": 60.0,
-            "step_timeout_s": 120.0,
-            **cluster,
-        },
-    })
+    return TrainConfig.model_validate(
+        {
+            "algo": {"name": "archer"},
+            "model": {"name": "tiny", "path": "given by the fixture"},
+            "data": {"name": "none", "train": "none", "max_prompt_tokens": 224},
+            "reward": {"name": "math"},
+            "sampling": {"max_response_tokens": MAX_RESPONSE_TOKENS, "temperature": 0.8},
+            "optimizer": {"learning_rate": 1e-3},
+            "trainer": {"mini_batch_prompts": 64, "micro_batch_tokens": 256},
+            "cluster": {
+                "kv_cache_bytes": 1 << 26,
+                "cpus_per_worker": 0.5,
+                "sync_timeout_s": 60.0,
+                "step_timeout_s": 120.0,
+                **cluster,
+            },
+        }
+    )
 
 
 def run_inputs(model_path: str) -> Inputs:
@@ -78,7 +80,7 @@ class Bench:
         self._current: ProbePolicy | None = None
 
     def use(self, model_path: str, zero_stage: int, purpose: str = "") -> None:
-        """Continue as the worker of this model and stage, built at first use; one for each purpose."""
+        """Go on as the worker of this model, stage and purpose; built at first use."""
         key = (model_path, zero_stage, purpose)
         if key not in self._workers:
             cluster = self._config.cluster.model_copy(update={"zero_stage": zero_stage})
@@ -98,10 +100,14 @@ class ProbePolicy(PolicyWorker):
         import deepspeed
 
         config = self.config
-        self.config = config.model_copy(update={
-            "trainer": config.trainer.model_copy(update={"micro_batch_tokens": micro_batch_tokens}),
-            "cluster": config.cluster.model_copy(update={"packing": packing}),
-        })
+        self.config = config.model_copy(
+            update={
+                "trainer": config.trainer.model_copy(
+                    update={"micro_batch_tokens": micro_batch_tokens}
+                ),
+                "cluster": config.cluster.model_copy(update={"packing": packing}),
+            }
+        )
         self.accumulate_gradients(mini_batch, MetricSums())
         _, pieces, _ = self._share(mini_batch)
         self.config = config
@@ -149,7 +155,10 @@ class ProbePolicy(PolicyWorker):
             shape = tuple(getattr(p, "ds_shape", p.shape))
             noise = scale * torch.randn(shape, generator=generator)
             gathered = deepspeed.zero.GatheredParameters([p], modifier_rank=0)
-            with gathered if self.config.cluster.zero_stage == 3 else torch.no_grad(), torch.no_grad():
+            with (
+                gathered if self.config.cluster.zero_stage == 3 else torch.no_grad(),
+                torch.no_grad(),
+            ):
                 p.add_(noise)
 
     def skip_in_sync(self, name: str | None) -> None:
@@ -185,7 +194,7 @@ class _Filtered:
         return ((name, tensor) for name, tensor in self._source if name in self._names)
 
 
-def random_batch(vocab_size: int, lengths: list[int], seed: int = 0) -> Batch:
+def random_batch(lengths: list[int], seed: int = 0) -> Batch:
     """Responses of the given lengths, two a prompt; the third is masked out of the loss.
 
     Old log-probs lie around those of a random model, so that some ratios are clipped.
@@ -197,12 +206,12 @@ def random_batch(vocab_size: int, lengths: list[int], seed: int = 0) -> Batch:
     mask = np.repeat(in_loss, lengths)
 
     def logprobs() -> np.ndarray:
-        return rng.normal(-math.log(vocab_size), 0.6, num_tokens).astype(np.float32)
+        return rng.normal(-math.log(VOCAB_SIZE), 0.6, num_tokens).astype(np.float32)
 
     return Batch(
-        prompt_tokens=rng.integers(4, vocab_size, num_prompt_tokens, dtype=np.int32),
+        prompt_tokens=rng.integers(4, VOCAB_SIZE, num_prompt_tokens, dtype=np.int32),
         prompt_offsets=np.concatenate([[0], np.cumsum(prompt_lengths)]),
-        response_tokens=rng.integers(4, vocab_size, num_tokens, dtype=np.int32),
+        response_tokens=rng.integers(4, VOCAB_SIZE, num_tokens, dtype=np.int32),
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
         rollout_logprobs=logprobs(),
         advantages=np.where(mask, rng.normal(size=num_tokens), 0).astype(np.float32),

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ def torn(path: Path) -> None:
 PROBLEM = {"problem": "p", "answer": "1"}
 
 COMMAND_LINE = [
-    Case("trainer.num_step=3", "trainer.num_step", "'3'", "Did you mean 'num_steps'?"),
+    Case("trainer.num_step=3", "trainer.num_step", "'3'", "'trainer.num_steps'"),
     Case("num_steps=3", "num_steps", "'3'", "'trainer.num_steps'"),
     Case("lr=1e-6", "lr", "'1e-6'", "no such key"),
     Case("alog=grpo", "alog", "'grpo'", "Did you mean 'algo'?"),
@@ -114,6 +115,7 @@ COMMAND_LINE = [
     Case("data.prompt_template={problem}:", "data.prompt_template", "'{problem}:'", "Quote"),
     Case("+algo=grpo", "the command line", "+algo=grpo", "Multiple values for algo"),
     Case("~trainer.nothing", "the command line", "~trainer.nothing", "trainer.nothing"),
+    Case("-m --cfg job", "the command line", "--multirun --cfg", "Choose one"),
     Case("--config-name nothing", "the command line", "--config-name nothing", "nothing"),
     Case(
         "--config-dir {folder}/mine +mine=torn", "the command line", "+mine=torn", "torn.yaml",
@@ -124,7 +126,7 @@ COMMAND_LINE = [
 
 VALUES = [
     Case("++trainer.extra=3", "trainer.extra", "3", "Remove it or fix its name"),
-    Case("algo.loss.epsilon=0.2", "algo.loss.epsilon", "0.2", "Known here: algo.loss.rho"),
+    Case("algo.loss.epsilon=0.2", "algo.loss.epsilon", "0.2", "'algo.loss.eps_r'"),
     Case("trainer.num_steps=many", "trainer.num_steps", "'many'", "Set trainer.num_steps"),
     Case("trainer.num_steps=2.5", "trainer.num_steps", "2.5", "Set trainer.num_steps"),
     Case("trainer.group_size=0", "trainer.group_size", "0", "Set trainer.group_size"),
@@ -133,7 +135,7 @@ VALUES = [
     Case("eval.top_p=1.5", "eval.top_p", "1.5", "Set eval.top_p"),
     Case("algo.reject_uniform=perhaps", "algo.reject_uniform", "'perhaps'", "Set algo"),
     Case("cluster.device=tpu", "cluster.device", "'tpu'", "Set cluster.device"),
-    Case("optimizer.betas=[0.9]", "optimizer.betas", "None", "Set"),
+    Case("optimizer.betas=[0.9]", "optimizer.betas", "[0.9]", "such a list"),
     Case("trainer=3", "trainer", "3", "Set trainer"),
     Case("seed=${nothing.here}", "seed", "'?'", "Set it on the command line"),
     Case("algo.name=ppoo", "algo.name", "'ppoo'", "one of"),
@@ -195,7 +197,8 @@ FILES = [
          rows({"problem": "p", "answer": {"tests": ["1"]}})),
     Case("data.max_prompt_tokens=5", "data.max_prompt_tokens", "5", "raise it to"),
     Case("data.prompt_template=Solve", "data.prompt_template", "'Solve'", "Put {problem}"),
-    Case("model.path=null data.max_prompt_tokens=16", "data.chat_template", "True", "=false"),
+    Case("", "data.chat_template", "True", "=false",
+         lambda s: (s.model / "tokenizer_config.json").write_text('{"eos_token": "<eos>"}')),
     Case("run.root=/dev/null/runs", "run.root", "'/dev/null/runs'", "permissions"),
     Case("run.cache=/dev/null/cache", "run.cache", "'/dev/null/cache'", "permissions"),
     Case("run.resume=never", "run.resume", "'never'", "another run.name", recorded_run()),
@@ -207,7 +210,7 @@ EVALUATE = [
     evaluate_case("algo=dapo", "algo", "'dapo'", "no such key"),
     evaluate_case("eval.n=64", "eval.n", "'64'", "Known in eval: every, num_samples"),
     evaluate_case("sampling.temperature=1", "sampling.temperature", "'1'", "eval.temperature"),
-    evaluate_case("data.eval={}", "data.eval", "{}", "Set data.eval.NAME=FILE"),
+    evaluate_case("~data.eval", "data.eval", "{}", "Set data.eval.NAME=FILE"),
     evaluate_case("output=/dev/null/out", "output", "'/dev/null/out'", "permissions"),
     evaluate_case("output={folder}", "output", "'{folder}'", "another output=FOLDER",
                   lambda s: (s.folder / "results.json").write_text("{}")),
@@ -219,11 +222,14 @@ AS_A_USER = [COMMAND_LINE[0], COMMAND_LINE[9], COMMAND_LINE[11], VALUES[2], ARIT
 
 
 @pytest.fixture
-def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
+def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Setup]:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.delenv("ARCHER_TRACEBACK", raising=False)
-    return Setup(tmp_path)
+    yield Setup(tmp_path)
+    for number, handler in handlers.items():  # the command takes them over
+        signal.signal(number, handler)
 
 
 def arguments(case: Case, setup: Setup) -> list[str]:

@@ -1,10 +1,9 @@
-"""One mini-batch has one gradient, however it is cut up, laid out, dealt and sharded; with real DeepSpeed."""
+"""One mini-batch has one gradient, however DeepSpeed and we cut, lay out, deal and shard it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -37,13 +36,13 @@ def benches(local_ray: None, policy_bench: WorkerGroup) -> Iterator[dict[int, Wo
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model: Any) -> Path:
+def model(tiny_model: Callable[..., Path]) -> Path:
     return tiny_model(tie_embeddings=False)
 
 
 @pytest.fixture(scope="module")
 def batch(model: Path) -> Batch:
-    return random_batch(vocab_size(model), LENGTHS)
+    return random_batch(LENGTHS)
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +50,8 @@ def expected(model: Path, batch: Batch) -> dict[str, np.ndarray]:
     return plain_gradient(model, batch)
 
 
-def vocab_size(model: Path) -> int:
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(model).vocab_size
-
-
 def plain_gradient(model_path: Path, batch: Batch) -> dict[str, np.ndarray]:
-    """The whole mini-batch in one backward pass of torch and transformers alone, with whole logits."""
+    """One backward pass of the whole mini-batch by torch and transformers, with whole logits."""
     from transformers import AutoModelForCausalLM
 
     config = run_config()
@@ -88,7 +81,7 @@ def plain_gradient(model_path: Path, batch: Batch) -> dict[str, np.ndarray]:
 
 
 def relative_difference(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
-    """Norm of the difference over the norm of the expected gradient, the worst of all parameters."""
+    """Norm of the difference over that of the expected gradient, for the worst parameter."""
     assert actual.keys() == expected.keys()
     return max(
         float(np.linalg.norm(actual[name] - expected[name]) / np.linalg.norm(expected[name]))
@@ -120,7 +113,7 @@ def test_rank_with_fewer_micro_batches_adds_nothing(
     benches: dict[int, WorkerGroup], model: Path, stage: int
 ):
     lengths = [32, 1, 1, 1, 1]  # one long row for rank 0, four short ones for rank 1
-    uneven = random_batch(vocab_size(model), lengths)
+    uneven = random_batch(lengths)
     benches[2].call("use", str(model), stage)
     answers = benches[2].call("gradients", uneven, 1, "padded")
     counts = [answer["num_micro_batches"] for answer in answers]
@@ -130,10 +123,10 @@ def test_rank_with_fewer_micro_batches_adds_nothing(
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_tied_head_adds_both_of_its_gradients(
-    benches: dict[int, WorkerGroup], tiny_model: Any, stage: int
+    benches: dict[int, WorkerGroup], tiny_model: Callable[..., Path], stage: int
 ):
     tied = tiny_model(tie_embeddings=True)
-    batch = random_batch(vocab_size(tied), LENGTHS, seed=1)
+    batch = random_batch(LENGTHS, seed=1)
     benches[2].call("use", str(tied), stage)
     answers = benches[2].call("gradients", batch, 64, "padded")
     assert relative_difference(answers[0]["gradients"], plain_gradient(tied, batch)) <= 1e-5
@@ -145,7 +138,12 @@ def test_tied_head_adds_both_of_its_gradients(
 )
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_non_finite_gradient_of_one_rank_skips_the_step_on_all(
-    benches: dict[int, WorkerGroup], model: Path, batch: Batch, stage: int, parameter: str, value: float
+    benches: dict[int, WorkerGroup],
+    model: Path,
+    batch: Batch,
+    stage: int,
+    parameter: str,
+    value: float,
 ):
     bench = benches[2]
     bench.call("use", str(model), stage, "poison")
@@ -172,5 +170,6 @@ def differing(old: dict[str, list[np.ndarray]], new: dict[str, list[np.ndarray]]
     return {
         kind
         for kind in old
-        if not old[kind] or any(not np.array_equal(a, b) for a, b in zip(old[kind], new[kind], strict=True))
+        if not old[kind]
+        or any(not np.array_equal(a, b) for a, b in zip(old[kind], new[kind], strict=True))
     }

@@ -1,4 +1,4 @@
-"""Real weight sync: DeepSpeed ranks, shared memory, vLLM engines. Engines hold what the trainer holds, or it is an error."""
+"""DeepSpeed ranks to vLLM engines: these hold what the trainer holds, or it is an error."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from archer.types import Batch, Completion
 from archer.weight_sync import WeightSync
 from archer.workers.group import WorkerGroup
 from archer.workers.pool import StreamingPool
+
 
 @pytest.fixture
 def sync(
@@ -47,7 +48,9 @@ def echoes(sync: WeightSync) -> list[np.ndarray]:
     return ray.get([actor.echo.remote(sync.echo_tokens.tolist()) for actor in sync.rollouts.actors])
 
 
-@pytest.mark.parametrize("sync", [(1, True), (1, False), (3, True), (3, False)], indirect=True, ids=str)
+@pytest.mark.parametrize(
+    "sync", [(1, True), (1, False), (3, True), (3, False)], indirect=True, ids=str
+)
 def test_engines_agree_with_the_trainer_after_every_weight_moved(
     sync: WeightSync, policy_bench: WorkerGroup
 ):
@@ -57,7 +60,9 @@ def test_engines_agree_with_the_trainer_after_every_weight_moved(
 
     expected = policy_bench.call("echo", sync.echo_tokens)
     assert np.array_equal(expected[0], expected[1])
-    assert np.abs(expected[0] - before).max() > 0.05  # far beyond the tolerance: a stale engine would show
+    assert (
+        np.abs(expected[0] - before).max() > 0.05
+    )  # far beyond the tolerance: a stale engine would show
     for echo in echoes(sync):
         np.testing.assert_allclose(echo, expected[0], atol=1e-4)
     assert metrics["weight_sync/echo_diff"] <= 1e-4

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from archer.cli import check_overrides, run_or_explain
+from archer.cli import check_overrides, overrides_first, run_or_explain
 from archer.config import RewardConfig
 from archer.config_reference import PAGE, render
 from archer.errors import ConfigError
@@ -94,6 +94,18 @@ def test_another_command_brings_its_own_keys(conf: Path):
     check_overrides(["name=mine", "args.unit=cm"], conf, RewardConfig)
     with pytest.raises(ConfigError, match="timeout_s"):
         check_overrides(["timeout=3"], conf, RewardConfig)
+
+
+@pytest.mark.parametrize(
+    ("argv", "ordered"),
+    [
+        ("seed=1 -m algo=a,b", "seed=1 algo=a,b -m"),
+        ("--config-dir mine seed=1 --cfg job algo=a", "seed=1 algo=a --config-dir mine --cfg job"),
+        ("--info searchpath", "--info searchpath"),
+    ],
+)
+def test_overrides_may_stand_anywhere(argv: str, ordered: str):
+    assert overrides_first(argv.split()) == ordered.split()
 
 
 def _fail():

@@ -1,0 +1,35 @@
+"""Run by test_placement.py in a process of its own: a Ray with pretended GPUs, actors placed as a run would."""
+
+import json
+import os
+import sys
+
+import ray
+
+from archer.cluster import Placement
+from archer.config import ClusterConfig
+
+
+class Probe:
+    def gpus(self) -> str:
+        return os.environ.get("CUDA_VISIBLE_DEVICES", "")
+
+
+def main() -> None:
+    cluster = ClusterConfig.model_validate(json.loads(sys.argv[1]))
+    ray.init(num_cpus=16, num_gpus=cluster.gpus_per_node, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    placement = Placement(cluster)
+
+    def place(options_of, count):
+        return [ray.remote(Probe).options(**options_of(i)).remote() for i in range(count)]
+
+    roles = {
+        "policy": place(placement.policy_rank, cluster.policy_workers),
+        "reference": place(placement.reference_rank, cluster.policy_workers),
+        "rollout": place(placement.engine, cluster.rollout_replicas),
+    }
+    placed = {role: ray.get([a.gpus.remote() for a in actors], timeout=120) for role, actors in roles.items()}
+    print(json.dumps(placed))
+
+
+main()

@@ -1,0 +1,169 @@
+"""Dispatch, collection and replacement of dead actors; on fakes, without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+from ray.exceptions import RayActorError
+
+from archer.workers.pool import PoolExhausted, StreamingPool
+
+
+@dataclass(frozen=True)
+class Request:
+    id: str
+    size: int = 1
+
+
+class FakeRef:
+    """An object reference whose value is computed when asked for."""
+
+    def __init__(self, value: Callable[[], Any]):
+        self.value, self.was_awaited = value, False
+
+
+class FakeActor:
+    """Records calls; ``finish`` makes results ready, ``dies`` makes every later look an error."""
+
+    def __init__(self, number: int):
+        self.number, self.submitted, self.aborted = number, [], []
+        self.submits: list[FakeRef] = []
+        self.is_dead = self.was_killed = False
+        self._results: list[tuple[str, str]] = []
+        for method in ("submit", "next_finished", "abort", "ready"):
+            setattr(self, method, SimpleNamespace(remote=getattr(self, f"_{method}")))
+
+    def finish(self, *ids: str) -> None:
+        self._results += [(id, f"result of {id} by actor {self.number}") for id in ids]
+
+    def _submit(self, requests: list[Request]) -> FakeRef:
+        self.submitted += [request.id for request in requests]
+        self.submits.append(FakeRef(lambda: None))
+        return self.submits[-1]
+
+    def _next_finished(self) -> FakeRef:
+        return FakeRef(self._take)
+
+    def _abort(self, ids: list[str]) -> FakeRef:
+        assert all(submit.was_awaited for submit in self.submits), "the abort may overtake it"
+        self.aborted += ids
+        return FakeRef(lambda: None)
+
+    def _ready(self) -> FakeRef:
+        return FakeRef(lambda: self._alive({}))
+
+    def _take(self) -> list[tuple[str, str]]:
+        results, self._results = self._results, []
+        return self._alive(results)
+
+    def _alive(self, value: Any) -> Any:
+        if self.is_dead:
+            raise RayActorError
+        return value
+
+
+@pytest.fixture
+def spawned(monkeypatch: pytest.MonkeyPatch) -> list[FakeActor]:
+    """All actors ever started, in order."""
+    monkeypatch.setattr(ray, "get", lambda ref, timeout=None: ref.value())
+    monkeypatch.setattr(ray, "wait", _wait)
+    monkeypatch.setattr(ray, "kill", lambda actor, no_restart: setattr(actor, "was_killed", True))
+    return []
+
+
+def _wait(refs: list[FakeRef], num_returns: int, timeout: float) -> None:
+    for ref in refs:
+        ref.was_awaited = True
+
+
+def make_pool(spawned: list[FakeActor], num_actors: int = 2, **options: Any) -> StreamingPool:
+    def spawn(number: int) -> FakeActor:
+        spawned.append(FakeActor(number))
+        return spawned[-1]
+
+    return StreamingPool(spawn, num_actors, "rollout", **options)  # type: ignore[arg-type]
+
+
+def test_requests_go_to_the_least_loaded_actor(spawned: list[FakeActor]):
+    pool = make_pool(spawned, cost=lambda request: request.size)
+    pool.submit([Request("long", 10), Request("a", 3), Request("b", 4), Request("c", 4)])
+    assert spawned[0].submitted == ["long"]
+    assert spawned[1].submitted == ["a", "b", "c"]
+    pool.submit([Request("d", 1)])  # 10 against 11 outstanding
+    assert spawned[0].submitted == ["long", "d"]
+
+
+def test_only_busy_actors_are_polled_once_each(spawned: list[FakeActor]):
+    pool = make_pool(spawned)
+    assert pool.polls() == []
+    pool.submit([Request("a")])
+    pool.submit([Request("b"), Request("c")])
+    assert len(pool.polls()) == 2
+    spawned[0].finish(*spawned[0].submitted)
+    pool.take(pool.polls()[0])
+    assert len(pool.polls()) == 1
+
+
+def test_results_come_back_once(spawned: list[FakeActor]):
+    pool = make_pool(spawned, num_actors=1)
+    pool.submit([Request("a"), Request("b")])
+    spawned[0].finish("a")
+    assert pool.take(pool.polls()[0]) == [("a", "result of a by actor 0")]
+    spawned[0].finish("a", "b")
+    assert pool.take(pool.polls()[0]) == [("b", "result of b by actor 0")]
+    assert pool.num_outstanding == 0
+
+
+def test_requests_of_a_dead_actor_go_to_its_prepared_replacement(spawned: list[FakeActor]):
+    pool = make_pool(spawned)
+    prepared: list[tuple[FakeActor, list[str]]] = []
+    pool.prepare = lambda actor: prepared.append((actor, list(actor.submitted)))
+    pool.submit([Request(name) for name in "abcd"])
+    spawned[0].finish("a")
+    pool.take(pool.polls()[0])
+    spawned[0].is_dead = True
+
+    assert pool.take(pool.polls()[0]) == []
+
+    replacement = spawned[2]
+    assert replacement.number == 0
+    assert pool.actors == [replacement, spawned[1]]
+    assert spawned[0].was_killed
+    assert prepared == [(replacement, [])]  # weights first, requests after
+    assert replacement.submitted == ["c"]  # "a" is done, and "b" and "d" are with the other
+    assert pool.num_restarts == 1
+    replacement.finish("c")
+    assert pool.take(pool.polls()[0]) == [("c", "result of c by actor 0")]
+
+
+def test_actor_that_died_while_idle_is_replaced_before_a_push(spawned: list[FakeActor]):
+    pool = make_pool(spawned)
+    spawned[1].is_dead = True
+    pool.ensure_alive()
+    assert pool.actors == [spawned[0], spawned[2]]
+    assert pool.polls() == []
+
+
+def test_deaths_without_end_give_up(spawned: list[FakeActor]):
+    pool = make_pool(spawned, num_actors=1, max_restarts=2)
+    pool.submit([Request("a")])
+    for _ in range(2):
+        spawned[-1].is_dead = True
+        pool.take(pool.polls()[0])
+    spawned[-1].is_dead = True
+    with pytest.raises(PoolExhausted, match="rollout actors died 3 times"):
+        pool.take(pool.polls()[0])
+
+
+def test_abort_follows_the_submits_to_the_actor_that_has_the_request(spawned: list[FakeActor]):
+    pool = make_pool(spawned)
+    pool.submit([Request(name) for name in "abcd"])
+    pool.abort(["c", "a", "unknown"])
+    assert spawned[0].aborted == ["a", "c"]
+    assert spawned[1].aborted == []
+    assert pool.num_outstanding == 4  # until they come back
