@@ -117,6 +117,8 @@ def style_axes(axes: Axes) -> None:
     axes.tick_params(colors=LIGHT["muted"], labelsize=8, length=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    # Each tick says its whole value: matplotlib's common factor would lie under the legend.
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.5g}")
 
 
 def _figure() -> tuple[Figure, Axes]:
