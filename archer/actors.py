@@ -28,7 +28,8 @@ class Actors:
         self.placement = launch.Placement(config.cluster)
         self.rewards = launch.start_rewards(config)
         if config.cluster.layout == "colocated":
-            # An engine measures the free memory when it starts: the policy must have left it by then.
+            # An engine measures the free memory when it starts: the policy must have left it by
+            # then.
             self._start_zero_groups()
             self._wait({g.name: g.start("ready") for g in self._groups})
             self.policy.call("offload")
@@ -50,7 +51,9 @@ class Actors:
             return launch.start_zero_group(path, name, self.config, self.inputs, self.placement)
 
         self.policy = start("PolicyWorker", "policy")
-        self.reference = start("ReferenceWorker", "reference") if "ref_logprobs" in self.needs else None
+        self.reference = (
+            start("ReferenceWorker", "reference") if "ref_logprobs" in self.needs else None
+        )
 
     def _connect(self) -> None:
         cluster = self.config.cluster
@@ -85,7 +88,9 @@ class Actors:
     def _wait(self, calls: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
         names = [f"{name} {i}" for name, refs in calls.items() for i in range(len(refs))]
         refs = [ref for refs in calls.values() for ref in refs]
-        facts = launch.wait_until_ready(refs, self.config.cluster.start_timeout_s, " and ".join(calls))
+        facts = launch.wait_until_ready(
+            refs, self.config.cluster.start_timeout_s, " and ".join(calls)
+        )
         return dict(zip(names, facts, strict=True))
 
     def replace_policy(self) -> None:

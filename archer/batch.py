@@ -1,7 +1,8 @@
-"""Groups -> one flat Batch; loss weights over a mini-batch; dealing over ranks; cutting into micro-batches.
+"""Groups -> one flat Batch; its loss weights; shares of ranks; micro-batches.
 
-Loss weights are computed once, over the whole optimizer mini-batch, before it is cut up. A micro-batch loss is
-then a plain weighted sum, so neither micro-batch size nor packing nor world size can change the gradient.
+Loss weights are computed once, over the whole optimizer mini-batch, before it is cut up. A
+micro-batch loss is then a plain weighted sum, so neither micro-batch size nor packing nor world
+size can change the gradient.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from archer.types import Batch, Group, Sample
 
 
 def shaped_reward(sample: Sample, algo: AlgoConfig, max_response_tokens: int) -> float:
-    """Reward plus DAPO's soft length penalty (arXiv 2503.14476, eq. 13): 0 down to -1 over the buffer."""
+    """Reward plus DAPO's soft length penalty (arXiv 2503.14476, eq. 13), 0 down to -1."""
     reward = sample.result.reward
     if algo.overlong_buffer:
         excess = len(sample.completion.tokens) - (max_response_tokens - algo.overlong_buffer)
@@ -43,7 +44,9 @@ def build_batch(groups: Sequence[Group], algo: AlgoConfig, max_response_tokens: 
         response_tokens=_concat([s.completion.tokens for s in samples], np.int32),
         offsets=_offsets(lengths),
         rollout_logprobs=_concat([s.completion.logprobs for s in samples], np.float32),
-        advantages=np.where(mask, np.repeat(_concat(advantages, np.float32), lengths), np.float32(0)),
+        advantages=np.where(
+            mask, np.repeat(_concat(advantages, np.float32), lengths), np.float32(0)
+        ),
         mask=mask,
         group_ids=np.array(group_ids, dtype=np.int64),
     )
@@ -94,8 +97,8 @@ def deal(lengths: np.ndarray, num_ranks: int) -> list[np.ndarray]:
 def micro_batches(lengths: np.ndarray, max_tokens: int, layout: str) -> list[np.ndarray]:
     """Rows of one rank cut into micro-batches within a token budget, sorted by length.
 
-    The cost of a micro-batch is what its layout makes the model compute: rows times the longest when padded,
-    the sum when packed. A sequence is never split.
+    The cost of a micro-batch is what its layout makes the model compute: rows times the longest
+    when padded, the sum when packed. A sequence is never split.
     """
     pieces: list[list[int]] = []
     for row in np.argsort(-lengths, kind="stable"):
@@ -111,7 +114,7 @@ def micro_batches(lengths: np.ndarray, max_tokens: int, layout: str) -> list[np.
 
 
 def empty_row() -> Batch:
-    """One response that enters no loss, for a rank that has run out of micro-batches before its peers."""
+    """A response that enters no loss, for a rank with fewer micro-batches than its peers."""
     one, zero = np.zeros(1, np.int32), np.zeros(1, np.float32)
     offsets = np.array([0, 1], dtype=np.int64)
     return Batch(one, offsets, one, offsets, zero, zero, np.zeros(1, bool), np.zeros(1, np.int64))

@@ -1,4 +1,4 @@
-"""Ray, placement and the actors of a run. What differs between CPU and GPU is decided here and in conf/cluster/."""
+"""Ray and placement: with conf/cluster/, the place where CPU and GPU differ."""
 
 from __future__ import annotations
 
@@ -30,11 +30,13 @@ QUIET = {
     "VLLM_NO_USAGE_STATS": "1",
 }
 ON_CPU = {
-    # More OpenMP threads than free cores spin against each other: a step of 2 s becomes one of 20 s.
+    # More OpenMP threads than free cores spin against each other: a step of 2 s becomes one of 20
+    # s.
     "OMP_NUM_THREADS": "1",
     # "auto" would pin every engine of the machine to the same core.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    # Two small sampler helpers are compiled even in eager mode: 20 s at the first request, for nothing.
+    # Two small sampler helpers are compiled even in eager mode: 20 s at the first request, for
+    # nothing.
     "TORCHDYNAMO_DISABLE": "1",
     "CUDA_VISIBLE_DEVICES": "",
     "DS_ACCELERATOR": "cpu",
@@ -45,11 +47,16 @@ def start_ray(cluster: ClusterConfig) -> None:
     """Join the configured Ray cluster, or start one on this machine for this run."""
     if ray.is_initialized():
         return
-    options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "include_dashboard": False}
+    options: dict[str, Any] = {
+        "logging_level": "ERROR",
+        "log_to_driver": False,
+        "include_dashboard": False,
+    }
     if cluster.address is not None:
         options = {"address": cluster.address, "logging_level": "ERROR", "log_to_driver": False}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray would overwrite CUDA_VISIBLE_DEVICES of actors without a GPU in a coming version; keep it as it is.
+    # Ray would overwrite CUDA_VISIBLE_DEVICES of actors without a GPU in a coming version; keep it
+    # as it is.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ray.init(**options)
 
@@ -57,8 +64,9 @@ def start_ray(cluster: ClusterConfig) -> None:
 class Placement:
     """Which Ray resources each worker gets.
 
-    On CPU every worker takes ``cpus_per_worker`` anywhere. On GPUs ``colocated`` puts one policy rank, one
-    reference rank and one engine on each GPU; ``disaggregated`` gives engines and policy ranks GPUs of their own.
+    On CPU every worker takes ``cpus_per_worker`` anywhere. On GPUs ``colocated`` puts one policy
+    rank, one reference rank and one engine on each GPU; ``disaggregated`` gives engines and policy
+    ranks GPUs of their own.
     """
 
     def __init__(self, cluster: ClusterConfig):
@@ -69,7 +77,9 @@ class Placement:
             self._policy = self._reserve(cluster.policy_workers, gpus=1)
             self._rollout = self._policy
             if cluster.layout == "disaggregated":
-                self._rollout = self._reserve(cluster.rollout_replicas, gpus=cluster.tensor_parallel)
+                self._rollout = self._reserve(
+                    cluster.rollout_replicas, gpus=cluster.tensor_parallel
+                )
 
     def _reserve(self, count: int, gpus: int) -> PlacementGroup:
         """``count`` bundles; a bundle never spans nodes, so neither does an engine."""
@@ -82,7 +92,7 @@ class Placement:
             raise ConfigError(
                 "cluster",
                 f"{count} x ({gpus} GPUs, {cpus:g} CPUs)",
-                f"free resources; Ray offers {free.get('GPU', 0):g} GPUs and {free.get('CPU', 0):g} CPUs",
+                f"free GPUs and CPUs; Ray has {free.get('GPU', 0):g}, {free.get('CPU', 0):g} left",
                 "Use fewer workers, or wait for the nodes to join.",
             ) from None
         return group
@@ -92,13 +102,15 @@ class Placement:
         return self._options(self._policy, rank, gpus=0.4)
 
     def reference_rank(self, rank: int) -> dict[str, Any]:
-        """Actor options of a reference rank, which shares the GPU of the policy rank of its number."""
+        """Actor options of a reference rank, on the GPU of the policy rank of its number."""
         return self._options(self._policy, rank, gpus=0.2)
 
     def engine(self, replica: int) -> dict[str, Any]:
         """Actor options of a rollout engine."""
         is_shared = self.cluster.layout == "colocated"
-        return self._options(self._rollout, replica, gpus=0.4 if is_shared else self.cluster.tensor_parallel)
+        return self._options(
+            self._rollout, replica, gpus=0.4 if is_shared else self.cluster.tensor_parallel
+        )
 
     def rendezvous(self) -> dict[str, Any]:
         """Actor options of a helper on the node of policy rank 0."""
@@ -129,7 +141,10 @@ def start_zero_group(
     num_ranks = config.cluster.policy_workers
     # Rank 0 listens on the node it lands on: ask for a port there.
     options = placement.rendezvous()
-    address, port = ray.get(ray.remote(_free_address).options(**options).remote(), timeout=config.cluster.start_timeout_s)
+    address, port = ray.get(
+        ray.remote(_free_address).options(**options).remote(),
+        timeout=config.cluster.start_timeout_s,
+    )
     options_of = placement.policy_rank if name == "policy" else placement.reference_rank
     actors = [
         ray.remote(RankHost)
@@ -144,9 +159,7 @@ def _free_address() -> tuple[str, int]:
     return ray.util.get_node_ip_address(), free_port()
 
 
-def start_rollouts(
-    config: CommonConfig, inputs: EvalInputs, placement: Placement
-) -> StreamingPool:
+def start_rollouts(config: CommonConfig, inputs: EvalInputs, placement: Placement) -> StreamingPool:
     """Start the vLLM engines; returns before they are ready."""
     cluster = config.cluster
     spec = RolloutSpec(
@@ -166,7 +179,11 @@ def start_rollouts(
     )
 
     def spawn(replica: int) -> ActorHandle:
-        return ray.remote(RolloutWorker).options(**placement.engine(replica), max_concurrency=1000).remote(spec)
+        return (
+            ray.remote(RolloutWorker)
+            .options(**placement.engine(replica), max_concurrency=1000)
+            .remote(spec)
+        )
 
     def cost(request: SampleRequest) -> float:
         return len(request.prompt_tokens) + request.max_tokens
@@ -175,7 +192,7 @@ def start_rollouts(
 
 
 def start_rewards(config: CommonConfig) -> StreamingPool:
-    """Start the reward pool: one actor, whose verifiers are processes of its own that it can kill."""
+    """Start the reward pool: one actor over verifier processes that it can kill."""
 
     def spawn(_: int) -> ActorHandle:
         # Light and mostly waiting for its processes: it reserves nothing.
@@ -192,7 +209,9 @@ def transfer_backend(cluster: ClusterConfig) -> str:
     return "ipc" if cluster.layout == "colocated" else "nccl"
 
 
-def wait_until_ready(refs: list[ray.ObjectRef], timeout_s: float, what: str) -> list[dict[str, Any]]:
+def wait_until_ready(
+    refs: list[ray.ObjectRef], timeout_s: float, what: str
+) -> list[dict[str, Any]]:
     """Results of ``ready()`` calls: what each worker says of itself once it runs.
 
     Raises:
@@ -211,7 +230,11 @@ def wait_until_ready(refs: list[ray.ObjectRef], timeout_s: float, what: str) -> 
 
 def describe_nodes() -> list[dict[str, Any]]:
     """Node addresses and resources, for the run's environment.json."""
-    return [{"address": n["NodeManagerAddress"], "resources": n["Resources"]} for n in ray.nodes() if n["Alive"]]
+    return [
+        {"address": n["NodeManagerAddress"], "resources": n["Resources"]}
+        for n in ray.nodes()
+        if n["Alive"]
+    ]
 
 
 def stop_ray() -> None:

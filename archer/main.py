@@ -1,9 +1,9 @@
 """``python -m archer.main [overrides]``: compose, validate, launch, report.
 
-    python -m archer.main                                      the embedded default, on a CPU
-    python -m archer.main algo=dapo seed=1                     another objective
-    python -m archer.main -m algo=archer,dapo,grpo seed=1,2,3  a comparison, one run after the other
-    python -m archer.main --cfg job                            the composed configuration
+python -m archer.main                                      the embedded default, on a CPU
+python -m archer.main algo=dapo seed=1                     another objective
+python -m archer.main -m algo=archer,dapo,grpo seed=1,2,3  a comparison, one run after the other
+python -m archer.main --cfg job                            the composed configuration
 """
 
 from __future__ import annotations

@@ -26,7 +26,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from archer.cli import run_or_explain
-from archer.config import RewardConfig, Section, store_defaults, validate
+from archer.config import RewardConfig
+from archer.config_schema import Section, store_defaults, validate
 from archer.errors import ConfigError
 from archer.rewards import resolve_reward
 from archer.rewards.processes import VerifierProcesses

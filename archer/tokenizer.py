@@ -56,10 +56,15 @@ class Tokenizer:
             list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
 
-
     def save(self, folder: Path) -> None:
-        """Copy the tokenizer's own files, unchanged: a rewritten config may load as another class."""
-        for pattern in ("tokenizer*", "special_tokens_map.json", "chat_template*", "vocab*", "merges.txt"):
+        """Copy the tokenizer's files as they are: a rewritten config may load as another class."""
+        for pattern in (
+            "tokenizer*",
+            "special_tokens_map.json",
+            "chat_template*",
+            "vocab*",
+            "merges.txt",
+        ):
             for file in self._folder.glob(pattern):
                 shutil.copy(file, folder)
 

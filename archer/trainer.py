@@ -1,10 +1,14 @@
 """The loop.
 
-    PromptLoader --prompts--> rollouts (vLLM) --samples--> rewards (verifier processes) --> Collector
-                                   ^                                                           | groups
-                              WeightSync <-- PolicyWorker.update <-- advantages <-- log-probs (old, reference)
+    PromptLoader --prompts--> rollouts (vLLM) --samples--> rewards (verifier processes) -->
+    Collector
+                                   ^                                                           |
+                                   groups
+                              WeightSync <-- PolicyWorker.update <-- advantages <-- log-probs (old,
+                              reference)
 
-Step n samples from policy version n and leaves version n + 1. The driver holds no model and imports no torch.
+Step n samples from policy version n and leaves version n + 1. The driver holds no model and imports
+no torch.
 """
 
 from __future__ import annotations
@@ -14,7 +18,6 @@ import math
 import resource
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import ray
@@ -64,12 +67,18 @@ class Trainer:
         self.config, self.inputs, self.console, self.stop = config, inputs, console, stop
         self.run_dir = config.run_dir
         self.loader = PromptLoader(inputs.train.prompts, config.seed)
-        self.metrics = MetricsLog(self.run_dir, config.logger, config.model_dump(mode="json"), config.run_name)
+        self.metrics = MetricsLog(
+            self.run_dir, config.logger, config.model_dump(mode="json"), config.run_name
+        )
         self.rollout_log = RolloutLog(self.run_dir, config.logger.rollouts_per_step)
         self.checkpoints = Checkpoints(
             self.run_dir / "checkpoints",
             config.run.keep_checkpoints,
-            {"model": inputs.model_path, "world_size": config.cluster.policy_workers, "zero_stage": config.cluster.zero_stage},
+            {
+                "model": inputs.model_path,
+                "world_size": config.cluster.policy_workers,
+                "zero_stage": config.cluster.zero_stage,
+            },
         )
         self.state = BEGINNING
         self.actors: Actors | None = None
@@ -105,7 +114,9 @@ class Trainer:
                 collected = self.collector.next_batch(step)
             with timer("logprobs"):
                 self.actors.turns.training()
-                batch = build_batch(collected.groups, self.config.algo, self.config.sampling.max_response_tokens)
+                batch = build_batch(
+                    collected.groups, self.config.algo, self.config.sampling.max_response_tokens
+                )
                 batch = self._add_logprobs(batch)
             with self.stop.deferred():  # in here policy, engines and state are of two versions
                 with timer("update"):
@@ -117,16 +128,20 @@ class Trainer:
             self._evaluate_if_due()
 
     def _add_logprobs(self, batch: Batch) -> Batch:
-        """Old log-probs, old entropy and reference log-probs: what the objective needs, nothing more."""
+        """Old log-probs, old entropy, reference log-probs: those that the objective needs."""
         shared = ray.put(batch)
         trainer = self.config.trainer
         # With a single optimizer step the policy of the update *is* the old one.
-        is_on_policy = trainer.epochs == 1 and trainer.mini_batch_prompts >= trainer.prompts_per_step
+        is_on_policy = (
+            trainer.epochs == 1 and trainer.mini_batch_prompts >= trainer.prompts_per_step
+        )
         wants_old = not is_on_policy and self.needs & {"old_logprobs", "old_entropy"}
         old = self.actors.policy.start("compute_logprobs", shared) if wants_old else []
         if self.actors.reference is not None:
             parts = self.actors.reference.call("compute_logprobs", shared)
-            batch = batch.with_columns(ref_logprobs=_assemble(batch, [(rows, lp) for rows, lp, _ in parts]))
+            batch = batch.with_columns(
+                ref_logprobs=_assemble(batch, [(rows, lp) for rows, lp, _ in parts])
+            )
         if wants_old:
             parts = self.actors.policy.finish(old, "compute_logprobs")
             batch = batch.with_columns(
@@ -136,7 +151,10 @@ class Trainer:
         return batch
 
     def _update(self, batch: Batch, step: int) -> list[UpdateResult]:
-        seeds = [derive_seed(self.config.seed, "mini-batches", step, epoch) for epoch in range(self.config.trainer.epochs)]
+        seeds = [
+            derive_seed(self.config.seed, "mini-batches", step, epoch)
+            for epoch in range(self.config.trainer.epochs)
+        ]
         return self.actors.policy.call("update", ray.put(batch), seeds, self._learning_rate(step))
 
     def _learning_rate(self, step: int) -> float:
@@ -144,7 +162,12 @@ class Trainer:
         return optimizer.learning_rate * min(1.0, (step + 1) / max(1, optimizer.warmup_steps))
 
     def _finish_step(
-        self, step: int, collected: Collected, updates: list[UpdateResult], sync: dict[str, float], timer: StepTimer
+        self,
+        step: int,
+        collected: Collected,
+        updates: list[UpdateResult],
+        sync: dict[str, float],
+        timer: StepTimer,
     ) -> None:
         done = step + 1
         skipped = updates[0].ended_skipping
@@ -163,7 +186,8 @@ class Trainer:
         self.console.step(done, metrics)
         if skipped >= self.config.trainer.max_skipped_updates:
             raise TrainingFailed(
-                f"{skipped} optimizer steps in a row had non-finite gradients (trainer.max_skipped_updates). "
+                f"{skipped} optimizer steps in a row had gradients that were not finite "
+                "(trainer.max_skipped_updates). "
                 "Lower optimizer.learning_rate or look at rollouts/ of the last steps."
             )
 
@@ -201,8 +225,13 @@ class Trainer:
         for name, prompts in self.inputs.evals.items():
             with self.console.progress(f"evaluating {name}", len(prompts.prompts)) as advance:
                 outcome = evaluate(
-                    self.stream, name, prompts.prompts, self.config.eval, self.config.sampling.max_response_tokens,
-                    self.config.seed, advance,
+                    self.stream,
+                    name,
+                    prompts.prompts,
+                    self.config.eval,
+                    self.config.sampling.max_response_tokens,
+                    self.config.seed,
+                    advance,
                 )
             self.rollout_log.write(step, outcome.groups, name=f"eval_{name}")
             results |= outcome.metrics
@@ -212,7 +241,8 @@ class Trainer:
         """Bring up all actors and record what they are."""
         cluster = self.config.cluster
         self.console.stage(
-            f"starting {cluster.rollout_replicas} vLLM engine(s) and {cluster.policy_workers} policy rank(s)"
+            f"starting {cluster.rollout_replicas} vLLM engine(s), "
+            f"{cluster.policy_workers} policy rank(s)"
         )
         launch.start_ray(cluster)
         self.stop.install()  # Ray has put its own handlers in place
@@ -290,7 +320,9 @@ def _assemble(batch: Batch, parts: list[tuple[np.ndarray, np.ndarray]]) -> np.nd
     """Per-token values of the ranks' rows, put back into batch order: float32 [R]."""
     whole = np.empty(len(batch.response_tokens), dtype=np.float32)
     for rows, values in parts:
-        index = np.concatenate([np.arange(batch.offsets[r], batch.offsets[r + 1]) for r in rows] or [np.zeros(0, int)])
+        index = np.concatenate(
+            [np.arange(batch.offsets[r], batch.offsets[r + 1]) for r in rows] or [np.zeros(0, int)]
+        )
         whole[index] = values
     return whole
 

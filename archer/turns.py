@@ -1,4 +1,4 @@
-"""Shared GPUs: rollout engines and policy take turns in their memory. Nothing happens where each has its own."""
+"""Rollout engines and policy on shared GPUs take turns in their memory."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from archer.workers.pool import StreamingPool
 class Turns:
     """Who holds the GPU memory under ``cluster.layout=colocated``.
 
-    Engines sleep (vLLM's sleep mode, weights kept in CPU memory) while the policy trains; the policy's states
-    wait in CPU memory while engines sample. A worker that is offloaded loads itself at its next call.
+    Engines sleep (vLLM's sleep mode, weights kept in CPU memory) while the policy trains; the
+    policy's states wait in CPU memory while engines sample. A worker that is offloaded loads itself
+    at its next call.
 
     Args:
         colocated: False makes every method do nothing.
         timeout_s: deadline of one change.
     """
 
-    def __init__(self, policy: WorkerGroup, rollouts: StreamingPool, *, colocated: bool, timeout_s: float):
+    def __init__(
+        self, policy: WorkerGroup, rollouts: StreamingPool, *, colocated: bool, timeout_s: float
+    ):
         self.policy, self.rollouts = policy, rollouts
         self.colocated, self.timeout_s = colocated, timeout_s
 
@@ -40,4 +43,6 @@ class Turns:
             self._engines("wake", ["kv_cache"])
 
     def _engines(self, method: str, *args: object) -> None:
-        ray.get([getattr(a, method).remote(*args) for a in self.rollouts.actors], timeout=self.timeout_s)
+        ray.get(
+            [getattr(a, method).remote(*args) for a in self.rollouts.actors], timeout=self.timeout_s
+        )

@@ -1,8 +1,9 @@
 """What flows through archer: Prompt -> Completion -> Sample -> Group -> Batch.
 
-Everything here is numpy or plain Python, so that the driver never imports torch. Responses are stored
-*ragged*: end to end in one flat array with offsets, never padded. Per-token arrays are aligned with the
-response tokens: entry t holds the quantity for predicting response token t under the sampling temperature.
+Everything here is numpy or plain Python, so that the driver never imports torch. Responses are
+stored *ragged*: end to end in one flat array with offsets, never padded. Per-token arrays are
+aligned with the response tokens: entry t holds the quantity for predicting response token t under
+the sampling temperature.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class Completion:
     tokens: np.ndarray
     """int32 [n], including the EOS the model emitted."""
     logprobs: np.ndarray
-    """float32 [n]: log-probability of each token as the engine sampled it (``rollout_logprobs``)."""
+    """float32 [n]: log-probability of each token as the engine sampled it
+    (``rollout_logprobs``)."""
     finish_reason: FinishReason
     weight_version: int
     """Version of the policy that sampled the tokens."""
@@ -64,8 +66,9 @@ class Completion:
 class RewardResult:
     """Outcome of scoring one response.
 
-    ``ok`` and ``no_answer`` are verdicts about the response. The other statuses say that the *verifier*
-    failed: the reward is NaN and the sample is left out of the loss and of the group statistics.
+    ``ok`` and ``no_answer`` are verdicts about the response. The other statuses say that the
+    *verifier* failed: the reward is NaN and the sample is left out of the loss and of the group
+    statistics.
     """
 
     reward: float
@@ -143,7 +146,9 @@ class Batch:
     old_logprobs: np.ndarray | None = None  # float32 [R], policy before the update
     old_entropy: np.ndarray | None = None  # float32 [R]
     ref_logprobs: np.ndarray | None = None  # float32 [R]
-    loss_weights: np.ndarray | None = None  # float32 [R], over one optimizer mini-batch; 0 off the mask
+    loss_weights: np.ndarray | None = (
+        None  # float32 [R], over one optimizer mini-batch; 0 off the mask
+    )
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

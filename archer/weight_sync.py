@@ -1,11 +1,12 @@
 """Policy weights -> every rollout engine, with a version, verified.
 
-Order of one push, held by a test on fakes: send (start, update, finish) -> commit the version and drop the
-prefix cache -> echo. The echo asks each engine for the log-probs of fixed tokens and compares them with the
-trainer's, so a stale or partial sync is an error at once and never a slow failure.
+Order of one push, held by a test on fakes: send (start, update, finish) -> commit the version and
+drop the prefix cache -> echo. The echo asks each engine for the log-probs of fixed tokens and
+compares them with the trainer's, so a stale or partial sync is an error at once and never a slow
+failure.
 
-Transports are vLLM's weight-transfer backends: ``nccl`` between different GPUs, ``ipc`` on shared ones, and
-``shm`` (ours, registered in ``workers/vllm_cpu.py``) on a CPU.
+Transports are vLLM's weight-transfer backends: ``nccl`` between different GPUs, ``ipc`` on shared
+ones, and ``shm`` (ours, registered in ``workers/vllm_cpu.py``) on a CPU.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     import torch
 
 ECHO_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.25}
-"""Largest |log-prob difference| between engine and trainer that counts as the same weights; kernels that
-compute in bfloat16 differ by a few hundredths on the same weights."""
+"""Largest |log-prob difference| between engine and trainer that counts as the same weights; kernels
+that compute in bfloat16 differ by a few hundredths on the same weights."""
 
 
 class WeightSync:
@@ -79,7 +80,7 @@ class WeightSync:
         return self._push(self.rollouts.actors)
 
     def _refresh(self, actor: ActorHandle) -> None:
-        """Bring a restarted engine to the current version; the policy is unchanged since the last push."""
+        """Bring a restarted engine to the current version."""
         self._push([actor])
 
     def _push(self, actors: list[ActorHandle]) -> dict[str, float]:
@@ -91,11 +92,16 @@ class WeightSync:
         try:
             self.policy.call("send_weights")
         except (ray.exceptions.RayTaskError, NoAnswer) as error:
-            raise WeightSyncError(f"weight version {self.version} did not reach every engine: {error}") from error
+            raise WeightSyncError(
+                f"weight version {self.version} did not reach every engine: {error}"
+            ) from error
         expected = self.policy.call("echo", self.echo_tokens)[0]
         self.turns.sampling()
         self._all(actors, "commit_version", self.version)
-        return {"weight_sync/echo_diff": self._verify(actors, expected), "weight_sync/push_s": time.monotonic() - began}
+        return {
+            "weight_sync/echo_diff": self._verify(actors, expected),
+            "weight_sync/push_s": time.monotonic() - began,
+        }
 
     def _verify(self, actors: list[ActorHandle], expected: np.ndarray) -> float:
         worst = 0.0
@@ -103,21 +109,25 @@ class WeightSync:
             difference = float(np.abs(echoed - expected).max())
             if not difference <= self.tolerance:
                 raise WeightSyncError(
-                    f"engine {i} does not hold weight version {self.version}: its log-probs differ from the "
-                    f"trainer's by up to {difference:.3g} (allowed {self.tolerance:g})"
+                    f"engine {i} lacks weight version {self.version}: log-probs differ from "
+                    f"the trainer's by up to {difference:.3g} (allowed {self.tolerance:g})"
                 )
             worst = max(worst, difference)
         return worst
 
     def _all(self, actors: list[ActorHandle], method: str, *args: Any) -> list[Any]:
         try:
-            return ray.get([getattr(a, method).remote(*args) for a in actors], timeout=self.timeout_s)
+            return ray.get(
+                [getattr(a, method).remote(*args) for a in actors], timeout=self.timeout_s
+            )
         except GetTimeoutError:
-            raise WeightSyncError(f"rollout engines gave no answer to {method}() in {self.timeout_s:.0f} s") from None
+            raise WeightSyncError(
+                f"rollout engines gave no answer to {method}() in {self.timeout_s:.0f} s"
+            ) from None
 
 
 class WeightSource(Protocol):
-    """What a sender reads; the shape of vLLM's class of this name. Iterating is collective under ZeRO-3."""
+    """What a sender reads, as vLLM defines it. Iterating is collective under ZeRO-3."""
 
     def metadata(self) -> list[Any]: ...
 
@@ -125,7 +135,7 @@ class WeightSource(Protocol):
 
 
 class Sender(Protocol):
-    """Trainer side of one transport; every rank calls ``send_weights``, rank 0 talks to the engines."""
+    """Trainer side of a transport. Every rank calls it, rank 0 talks to the engines."""
 
     def send_weights(self) -> None: ...
 
@@ -163,14 +173,17 @@ class RolloutClient:
         self.engines, self.ranks_per_engine = engines, ranks_per_engine
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Each engine is told its own first rank: vLLM's trainer thinks of all workers as one engine."""
+        """Tell each engine its own first rank: vLLM's trainer takes all for one engine."""
         infos = [dict(init_info) for _ in self.engines]
         if "rank_offset" in init_info:
             for i, info in enumerate(infos):
                 info["rank_offset"] += i * self.ranks_per_engine
-        ray.get([
-            e.init_weight_transfer_engine.remote(info) for e, info in zip(self.engines, infos, strict=True)
-        ])
+        ray.get(
+            [
+                e.init_weight_transfer_engine.remote(info)
+                for e, info in zip(self.engines, infos, strict=True)
+            ]
+        )
 
     def start_weight_update(self) -> None:
         ray.get([e.start_weight_update.remote() for e in self.engines])
@@ -186,8 +199,9 @@ class RolloutClient:
 class ShmSender:
     """Writes all weights into one block of shared memory, then tells the engines where they lie.
 
-    The block is an anonymous memory file, reached by the engines through ``/proc``: it goes when this process
-    goes, however it dies. It is made once and reused: touching fresh pages costs several times the copy.
+    The block is an anonymous memory file, reached by the engines through ``/proc``: it goes when
+    this process goes, however it dies. It is made once and reused: touching fresh pages costs
+    several times the copy.
     """
 
     def __init__(self, client: RolloutClient, source: WeightSource, rank: int):
@@ -196,7 +210,8 @@ class ShmSender:
         self._block = mmap.mmap(-1, 1)
 
     def send_weights(self) -> None:
-        # Gather first, on every rank, so that a failing engine cannot leave peers inside a collective.
+        # Gather first, on every rank, so that a failing engine cannot leave peers inside a
+        # collective.
         layout = self._write()
         if self.is_sender:
             self.client.start_weight_update()

@@ -1,6 +1,7 @@
 """Objectives, advantage estimators, KL estimators and aggregations.
 
-Needs only torch, numpy and pydantic: ``import archer.algos`` works where Ray, vLLM and DeepSpeed are absent.
+Needs only torch, numpy and pydantic: ``import archer.algos`` works where Ray, vLLM and DeepSpeed
+are absent.
 """
 
 from __future__ import annotations
@@ -47,11 +48,20 @@ def resolve_objective(name: str) -> Objective:
     if not module_name:
         close = difflib.get_close_matches(name, OBJECTIVES, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ConfigError("algo.name", name, f"one of {', '.join(OBJECTIVES)} or a dotted path", f"Choose one.{hint}")
+        raise ConfigError(
+            "algo.name",
+            name,
+            f"one of {', '.join(OBJECTIVES)} or a dotted path",
+            f"Choose one.{hint}",
+        )
     try:
         objective = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
-        raise ConfigError("algo.name", name, "an importable module.attribute", f"{error}. Check PYTHONPATH.") from error
+        raise ConfigError(
+            "algo.name", name, "an importable module.attribute", f"{error}. Check PYTHONPATH."
+        ) from error
     if not isinstance(objective, Objective):
-        raise ConfigError("algo.name", name, "an archer.algos.Objective", f"It is a {type(objective).__name__}.")
+        raise ConfigError(
+            "algo.name", name, "an archer.algos.Objective", f"It is a {type(objective).__name__}."
+        )
     return objective

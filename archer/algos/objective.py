@@ -21,12 +21,14 @@ Need = Literal["old_logprobs", "old_entropy", "entropy", "ref_logprobs"]
 class ObjectiveConfig(BaseModel):
     """Base of every objective's config: frozen, strict, unknown keys refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+    )
 
 
 @dataclass(frozen=True)
 class TokenInputs:
-    """One micro-batch of N responses with R tokens, flat. Everything is detached except ``logprobs``."""
+    """N responses with R tokens, flat. Everything is detached except ``logprobs``."""
 
     logprobs: torch.Tensor  # float32 [R], carries the gradient
     old_logprobs: torch.Tensor  # float32 [R]

@@ -11,6 +11,7 @@ has replied is used again. Cancelled, late and broken ones are killed, their rep
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -211,8 +212,10 @@ class _Child:
 
     def kill(self) -> None:
         """Kill the process and whatever it started."""
-        if self.is_alive:  # not yet reaped, so the id is still ours
-            os.killpg(self._process.pid, signal.SIGKILL)
+        if self.is_alive:
+            # It may end this moment by itself.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     async def end(self) -> None:
         """Kill, reap and close."""

@@ -25,7 +25,7 @@ class NoAnswer(WorkerDied):
 
 
 class RankHost:
-    """The actor around one rank. It imports the worker's module where it runs: the driver stays free of torch."""
+    """The actor around one rank; imports the worker there, so the driver needs no torch."""
 
     def __init__(self, worker: str, *args: Any):
         module, _, name = worker.rpartition(".")
@@ -62,7 +62,8 @@ class WorkerGroup:
         """
         try:
             pending, deadline_s = list(refs), self.timeout_s
-            # One dead rank leaves its peers waiting in a collective: look at whichever answers first.
+            # One dead rank leaves its peers waiting in a collective: look at whichever answers
+            # first.
             while pending:
                 done, pending = ray.wait(pending, num_returns=1, timeout=deadline_s)
                 if not done:
@@ -77,7 +78,9 @@ class WorkerGroup:
         except RayActorError as error:
             raise WorkerDied(f"{self.name} worker died during {method}()") from error
         except GetTimeoutError:
-            raise NoAnswer(f"{self.name} workers gave no answer to {method}() within {self.timeout_s:.0f} s") from None
+            raise NoAnswer(
+                f"{self.name} workers gave no answer to {method}() within {self.timeout_s:.0f} s"
+            ) from None
 
     def call(self, method: str, *args: Any) -> list[Any]:
         return self.finish(self.start(method, *args), method)

@@ -1,4 +1,4 @@
-"""The trained model: a Hugging Face backbone whose head returns log-probs and entropy, never logits."""
+"""A Hugging Face backbone whose head returns log-probs and entropy, never logits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from archer.types import Batch
 class LogprobHead(nn.Module):
     """The language-model head, fused with the log-softmax and computed in chunks.
 
-    A module of its own, because ZeRO-3 gathers a parameter around the forward of the module that owns it.
+    A module of its own, because ZeRO-3 gathers a parameter around the forward of the module that
+    owns it.
     """
 
     def __init__(self, head: nn.Linear):
@@ -27,7 +28,7 @@ class LogprobHead(nn.Module):
 
 
 class PolicyModel(nn.Module):
-    """``model`` and ``lm_head`` under Hugging Face's names, so that weights need no renaming anywhere."""
+    """``model`` and ``lm_head`` keep Hugging Face's names: weights need no renaming."""
 
     def __init__(self, causal_lm: nn.Module):
         super().__init__()
@@ -37,7 +38,8 @@ class PolicyModel(nn.Module):
     def forward(
         self,
         input_ids: torch.Tensor,  # int64 [rows, width]
-        position_ids: torch.Tensor | None,  # int64 [rows, width]; given where rows hold several sequences
+        position_ids: torch.Tensor
+        | None,  # int64 [rows, width]; given where rows hold several sequences
         where: torch.Tensor,  # int64 [R], flat position whose next token is response token r
         targets: torch.Tensor,  # int64 [R]
         temperature: float,
@@ -51,15 +53,19 @@ class PolicyModel(nn.Module):
 def model_inputs(batch: Batch, layout: str, device: torch.device) -> dict[str, torch.Tensor | None]:
     """Ragged rows as the tensors ``PolicyModel.forward`` takes.
 
-    ``padded``: one row a sequence, padded on the right. No attention mask is needed: under causal attention a
-    real token never looks right. ``packed``: one row of sequences end to end; position ids that restart at 0
-    tell Hugging Face's variable-length attention where each begins.
+    ``padded``: one row a sequence, padded on the right. No attention mask is needed: under causal
+    attention a real token never looks right. ``packed``: one row of sequences end to end; position
+    ids that restart at 0 tell Hugging Face's variable-length attention where each begins.
     """
     sequences = [
-        torch.cat([
-            torch.from_numpy(batch.prompt_tokens[batch.prompt_offsets[i] : batch.prompt_offsets[i + 1]]),
-            torch.from_numpy(batch.response_tokens[batch.offsets[i] : batch.offsets[i + 1]]),
-        ]).long()
+        torch.cat(
+            [
+                torch.from_numpy(
+                    batch.prompt_tokens[batch.prompt_offsets[i] : batch.prompt_offsets[i + 1]]
+                ),
+                torch.from_numpy(batch.response_tokens[batch.offsets[i] : batch.offsets[i + 1]]),
+            ]
+        ).long()
         for i in range(len(batch))
     ]
     lengths = torch.tensor([len(s) for s in sequences])
@@ -71,10 +77,12 @@ def model_inputs(batch: Batch, layout: str, device: torch.device) -> dict[str, t
         input_ids = torch.cat(sequences)[None]
         starts = lengths.cumsum(0) - lengths
         position_ids = torch.cat([torch.arange(n) for n in lengths])[None].to(device)
-    first = starts + torch.from_numpy(batch.prompt_offsets).diff() - 1  # position of each last prompt token
-    where = torch.cat([
-        f + torch.arange(n) for f, n in zip(first, batch.response_lengths.tolist(), strict=True)
-    ])
+    first = (
+        starts + torch.from_numpy(batch.prompt_offsets).diff() - 1
+    )  # position of each last prompt token
+    where = torch.cat(
+        [f + torch.arange(n) for f, n in zip(first, batch.response_lengths.tolist(), strict=True)]
+    )
     return {
         "input_ids": input_ids.to(device),
         "position_ids": position_ids,

@@ -1,4 +1,4 @@
-"""PolicyWorker and ReferenceWorker: one ZeRO rank each. Tensors and DeepSpeed; no prompts, rewards or YAML."""
+"""PolicyWorker and ReferenceWorker: one ZeRO rank each."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from archer.weight_sync import Sender, open_sender
 from archer.workers import zero
 from archer.workers.model import PolicyModel, model_inputs
 
+
 class ModelWorker:
     """What policy and reference share: a sharded model and log-probs of a batch.
 
@@ -31,7 +32,15 @@ class ModelWorker:
 
     trains = False
 
-    def __init__(self, config: TrainConfig, model_path: str, rank: int, world_size: int, address: str, port: int):
+    def __init__(
+        self,
+        config: TrainConfig,
+        model_path: str,
+        rank: int,
+        world_size: int,
+        address: str,
+        port: int,
+    ):
         self.config, self.rank, self.world_size = config, rank, world_size
         self.model_path = model_path
         self.device = torch.device("cuda" if config.cluster.device == "cuda" else "cpu")
@@ -76,10 +85,10 @@ class ModelWorker:
         return tuple(np.concatenate(column) for column in columns)  # type: ignore[return-value]
 
     def _share(self, batch: Batch) -> tuple[np.ndarray, list[np.ndarray], int]:
-        """This rank's rows, their micro-batches (positions within the rows), and the common number of them.
+        """This rank's rows, their micro-batches as positions in them, and all ranks' common count.
 
-        Every rank sees the whole batch, so all know everyone's number of micro-batches without talking.
-        ZeRO-2 and 3 communicate in each of them: ranks with fewer run empty ones.
+        Every rank sees the whole batch, so all know everyone's number of micro-batches without
+        talking. ZeRO-2 and 3 communicate in each of them: ranks with fewer run empty ones.
         """
         trainer, cluster = self.config.trainer, self.config.cluster
         lengths = batch.total_lengths
@@ -100,7 +109,7 @@ class ModelWorker:
         return self.engine(**inputs, temperature=self.config.sampling.temperature)
 
     def offload(self) -> None:
-        """Leave the GPU to the rollout engines; the next call that needs the model brings it back."""
+        """Leave the GPU to the engines; the next call that needs the model brings it back."""
         if self.device.type == "cuda" and not self.is_offloaded:
             zero.offload(self.engine)
             torch.cuda.empty_cache()
@@ -123,7 +132,11 @@ class ReferenceWorker(ModelWorker):
 
     def offload(self) -> None:
         # Without an optimizer DeepSpeed has no states to move: move the module itself.
-        if self.device.type == "cuda" and not self.is_offloaded and self.config.cluster.zero_stage < 3:
+        if (
+            self.device.type == "cuda"
+            and not self.is_offloaded
+            and self.config.cluster.zero_stage < 3
+        ):
             self.engine.module.to("cpu")
             torch.cuda.empty_cache()
             self.is_offloaded = True
@@ -139,7 +152,15 @@ class PolicyWorker(ModelWorker):
 
     trains = True
 
-    def __init__(self, config: TrainConfig, model_path: str, rank: int, world_size: int, address: str, port: int):
+    def __init__(
+        self,
+        config: TrainConfig,
+        model_path: str,
+        rank: int,
+        world_size: int,
+        address: str,
+        port: int,
+    ):
         super().__init__(config, model_path, rank, world_size, address, port)
         self.objective = resolve_objective(config.algo.name)
         self.loss_config = self.objective.config.model_validate(config.algo.loss)
@@ -173,7 +194,9 @@ class PolicyWorker(ModelWorker):
             grad_norm=float(np.mean(finite)) if finite else float("nan"),
             num_steps=len(norms),
             num_skipped=applied.count(False),
-            ended_skipping=len(list(itertools.takewhile(lambda was_applied: not was_applied, reversed(applied)))),
+            ended_skipping=len(
+                list(itertools.takewhile(lambda was_applied: not was_applied, reversed(applied)))
+            ),
         )
 
     def _step(self) -> tuple[float, bool]:
@@ -186,7 +209,7 @@ class PolicyWorker(ModelWorker):
         return float(norm), self.optimizer.num_applied > before
 
     def accumulate_gradients(self, mini_batch: Batch, sums: MetricSums) -> None:
-        """Forward and backward of this rank's share of a mini-batch; loss weights span the whole of it."""
+        """Forward and backward of this rank's share; loss weights span the whole mini-batch."""
         weights = batching.loss_weights(
             mini_batch, self.config.algo.aggregation, self.config.sampling.max_response_tokens
         )
@@ -205,10 +228,13 @@ class PolicyWorker(ModelWorker):
                 loss = output.loss
                 sums.add(output.metrics | {"policy/loss": (loss.detach(), 0.0)})
                 sums.add_common(tokens, entropy.detach())
-            # DeepSpeed averages over ranks; the weights already span all of them, so undo the mean here.
+            # DeepSpeed averages over ranks; the weights already span all of them, so undo the mean
+            # here.
             self.engine.backward(loss * self.world_size, scale_wrt_gas=False)
 
-    def _token_inputs(self, batch: Batch, logprobs: torch.Tensor, entropy: torch.Tensor) -> TokenInputs:
+    def _token_inputs(
+        self, batch: Batch, logprobs: torch.Tensor, entropy: torch.Tensor
+    ) -> TokenInputs:
         def tensor(values: np.ndarray | None) -> torch.Tensor | None:
             return None if values is None else torch.from_numpy(values).to(self.device)
 
@@ -216,21 +242,26 @@ class PolicyWorker(ModelWorker):
         old_entropy = tensor(batch.old_entropy)
         return TokenInputs(
             logprobs=logprobs,
-            # Not computed beforehand when the update is exactly on-policy: then it is the current one.
+            # Not computed beforehand when the update is exactly on-policy: then it is the current
+            # one.
             old_logprobs=current if batch.old_logprobs is None else tensor(batch.old_logprobs),
             rollout_logprobs=tensor(batch.rollout_logprobs),
             advantages=tensor(batch.advantages),
             loss_weights=tensor(batch.loss_weights),
             mask=tensor(batch.mask),
             offsets=tensor(batch.offsets),
-            entropy=old_entropy if "old_entropy" in self.needs and old_entropy is not None else entropy.detach(),
+            entropy=old_entropy
+            if "old_entropy" in self.needs and old_entropy is not None
+            else entropy.detach(),
             ref_logprobs=tensor(batch.ref_logprobs),
         )
 
     def connect(self, backend: str, engines: list[ActorHandle]) -> None:
         """Open the weight-sync transport to these rollout engines."""
         source = zero.FullParameters(self.module, self.config.cluster.zero_stage)
-        self._sender = open_sender(backend, engines, source, self.rank, self.config.cluster.tensor_parallel)
+        self._sender = open_sender(
+            backend, engines, source, self.rank, self.config.cluster.tensor_parallel
+        )
 
     def send_weights(self) -> None:
         assert self._sender is not None, "connect() comes first"
@@ -238,10 +269,12 @@ class PolicyWorker(ModelWorker):
         self._sender.send_weights()
 
     def echo(self, tokens: np.ndarray) -> np.ndarray:
-        """Log-probs of ``tokens[1:]`` at temperature 1, to compare with the engines': float32 [n-1]."""
+        """Log-probs of ``tokens[1:]`` at temperature 1, as the engines' ``echo``: float32 [n-1]."""
         self._onload()
         row = batching.empty_row().with_columns(
-            prompt_tokens=tokens[:1], response_tokens=tokens[1:], offsets=np.array([0, len(tokens) - 1])
+            prompt_tokens=tokens[:1],
+            response_tokens=tokens[1:],
+            offsets=np.array([0, len(tokens) - 1]),
         )
         with torch.no_grad():
             inputs = model_inputs(row, self.config.cluster.packing, self.device)
@@ -278,7 +311,7 @@ class PolicyWorker(ModelWorker):
 
 
 class MetricSums:
-    """Adds (numerator, denominator) pairs over micro-batches, on the device: one transfer at the end."""
+    """Adds (numerator, denominator) pairs on the device: one transfer at the end."""
 
     def __init__(self) -> None:
         self._sums: dict[str, list[Any]] = {}
@@ -291,14 +324,20 @@ class MetricSums:
             total[1] += denominator
 
     def add_common(self, tokens: TokenInputs, entropy: torch.Tensor) -> None:
-        """What every objective reports: entropy and the mismatch between trainer and rollout engine."""
+        """What every objective reports: entropy, and the mismatch with the rollout engine."""
         count = tokens.mask.sum()
-        mismatch = torch.where(tokens.mask, (tokens.old_logprobs - tokens.rollout_logprobs).abs(), 0.0)
-        ratio = torch.where(tokens.mask, (tokens.logprobs.detach() - tokens.old_logprobs).exp(), 1.0)
-        self.add({
-            "policy/entropy": (torch.where(tokens.mask, entropy, 0.0).sum(), count),
-            "rollout/mismatch_logprob_mean": (mismatch.sum(), count),
-        })
+        mismatch = torch.where(
+            tokens.mask, (tokens.old_logprobs - tokens.rollout_logprobs).abs(), 0.0
+        )
+        ratio = torch.where(
+            tokens.mask, (tokens.logprobs.detach() - tokens.old_logprobs).exp(), 1.0
+        )
+        self.add(
+            {
+                "policy/entropy": (torch.where(tokens.mask, entropy, 0.0).sum(), count),
+                "rollout/mismatch_logprob_mean": (mismatch.sum(), count),
+            }
+        )
         self._maximum("rollout/mismatch_logprob_max", mismatch)
         self._maximum("policy/ratio_max", ratio)
 
@@ -315,7 +354,9 @@ class MetricSums:
 
 
 def _total_grad_norm(module: torch.nn.Module) -> torch.Tensor:
-    return torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
+    return torch.nn.utils.get_total_norm(
+        [p.grad for p in module.parameters() if p.grad is not None]
+    )
 
 
 def _adam_inside(optimizer: Any) -> zero.FiniteAdamW:

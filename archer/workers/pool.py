@@ -1,8 +1,9 @@
-"""Actors that take requests and hand back results as they finish; a dead actor's requests are re-queued.
+"""Requests over actors, results as they finish; a dead actor's requests are re-queued.
 
-Both the rollout engines and the reward workers speak the same protocol: ``submit(requests)`` returns at once,
-``next_finished()`` waits for at least one result and returns all that finished, ``abort(ids)`` gives up.
-Results come as ``(request id, result)``. One long poll per actor is all the traffic there is.
+Both the rollout engines and the reward workers speak the same protocol: ``submit(requests)``
+returns at once, ``next_finished()`` waits for at least one result and returns all that finished,
+``abort(ids)`` gives up. Results come as ``(request id, result)``. One long poll per actor is all
+the traffic there is.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from ray.exceptions import RayActorError
 from archer.errors import RunError
 
 SUBMIT_TIMEOUT_S = 10.0
-"""``submit`` only queues; an actor that takes longer hangs, and whoever waits for results will say so."""
+"""``submit`` only queues; an actor that takes longer hangs, and whoever waits for results will say
+so."""
 
 
 class Request(Protocol):
@@ -43,12 +45,10 @@ class StreamingPool:
     """Requests spread over actors by outstanding cost.
 
     Args:
-        spawn: starts actor number i and returns its handle; called again when it died.
-        num_actors: how many.
-        name: what to call them in messages.
-        cost: expected work of a request, in any unit, for balancing.
-        prepare: called with the handle of a *re*-started actor before it gets requests: weights go here.
-        max_restarts: give up after so many deaths.
+        spawn: starts actor number i and returns its handle; called again when it died. num_actors:
+        how many. name: what to call them in messages. cost: expected work of a request, in any
+        unit, for balancing. prepare: called with the handle of a *re*-started actor before it gets
+        requests: weights go here. max_restarts: give up after so many deaths.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class StreamingPool:
         return [m.poll for m in self._members if m.poll is not None]
 
     def take(self, poll: ray.ObjectRef) -> list[tuple[str, Any]]:
-        """Results behind a ready poll. An actor found dead is replaced and its requests re-queued."""
+        """Results behind a ready poll. A dead actor is replaced and its requests re-queued."""
         member = next(m for m in self._members if m.poll == poll)
         member.poll = None
         try:
@@ -106,7 +106,9 @@ class StreamingPool:
         except RayActorError as error:
             self._revive(member, error)
             return []
-        fresh = [(id, result) for id, result in results if member.outstanding.pop(id, None) is not None]
+        fresh = [
+            (id, result) for id, result in results if member.outstanding.pop(id, None) is not None
+        ]
         if member.outstanding:
             member.poll = member.actor.next_finished.remote()
         else:
@@ -114,12 +116,13 @@ class StreamingPool:
         return fresh
 
     def abort(self, ids: Iterable[str]) -> None:
-        """Give up requests. Each still comes back once, as an aborted result or as a finished one."""
+        """Give up requests. Each still comes back once, aborted or finished."""
         wanted = set(ids)
         for member in self._members:
             mine = wanted & member.outstanding.keys()
             if mine:
-                # Calls of an async actor may overtake each other, and an unknown request cannot be aborted.
+                # Calls of an async actor may overtake each other, and an unknown request cannot be
+                # aborted.
                 ray.wait(member.submits, num_returns=len(member.submits), timeout=SUBMIT_TIMEOUT_S)
                 member.actor.abort.remote(sorted(mine))
 
@@ -133,7 +136,9 @@ class StreamingPool:
 
     def _revive(self, member: _Member, cause: Exception) -> None:
         if self._restarts_left == 0:
-            raise PoolExhausted(f"{self.name} actors died {self.num_restarts + 1} times; the last: {cause}") from cause
+            raise PoolExhausted(
+                f"{self.name} actors died {self.num_restarts + 1} times; the last: {cause}"
+            ) from cause
         self._restarts_left -= 1
         self.num_restarts += 1
         ray.kill(member.actor, no_restart=True)

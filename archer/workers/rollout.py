@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +48,7 @@ class RolloutWorker:
         self._any_finished = asyncio.Event()
 
     async def ready(self) -> dict[str, Any]:
-        """Start the engine if it is not running; returns what the log shows as proof of what runs."""
+        """Start the engine if need be; returns what the log shows as proof of what runs."""
         import vllm
 
         async with self._starting:
@@ -55,7 +56,11 @@ class RolloutWorker:
                 self._engine = _start_engine(self.spec)
         if self._engine.errored:
             os._exit(1)  # died while idle; see _run
-        return {"pid": os.getpid(), "engine": f"vllm {vllm.__version__} AsyncLLM", "device": self.spec.device}
+        return {
+            "pid": os.getpid(),
+            "engine": f"vllm {vllm.__version__} AsyncLLM",
+            "device": self.spec.device,
+        }
 
     async def submit(self, requests: list[SampleRequest]) -> None:
         for request in requests:
@@ -93,12 +98,11 @@ class RolloutWorker:
         try:
             output = None
             if request.id not in self._aborted:
-                async for output in self._engine.generate(prompt, params, request.id):
-                    pass
+                output = await _last(self._engine.generate(prompt, params, request.id))
             completion = _completion(request.id, output)
         except EngineDeadError:
-            # The engine process died under us. This actor cannot heal it: exit, so that the pool sees a
-            # death, starts a new actor and re-queues what was in flight.
+            # The engine process died under us. This actor cannot heal it: exit, so that the pool
+            # sees a death, starts a new actor and re-queues what was in flight.
             os._exit(1)
         finally:
             self._tasks.pop(request.id, None)
@@ -111,15 +115,16 @@ class RolloutWorker:
         from vllm import SamplingParams
 
         params = SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
-        output = None
-        async for output in self._engine.generate({"prompt_token_ids": tokens}, params, f"echo-{os.urandom(4).hex()}"):
-            pass
+        prompt = {"prompt_token_ids": tokens}
+        output = await _last(self._engine.generate(prompt, params, f"echo-{os.urandom(4).hex()}"))
         assert output is not None
         positions = output.prompt_logprobs[1:]
-        return np.array([p[t].logprob for p, t in zip(positions, tokens[1:], strict=True)], dtype=np.float32)
+        return np.array(
+            [p[t].logprob for p, t in zip(positions, tokens[1:], strict=True)], dtype=np.float32
+        )
 
     async def commit_version(self, version: int) -> None:
-        """Called after a weight update: the prefix cache still holds keys and values of the old weights."""
+        """Adopt a version: the prefix cache still holds keys and values of the old weights."""
         if not await self._engine.reset_prefix_cache():
             raise RuntimeError("vLLM refused to reset its prefix cache: requests are still running")
         await self._engine.update_weight_version(str(version))
@@ -131,16 +136,19 @@ class RolloutWorker:
     async def wake(self, tags: list[str]) -> None:
         await self._engine.wake_up(tags)
 
-    # The next four are the control plane of vLLM's weight-transfer API (weight_sync.RolloutClient calls them).
+    # The next four are the control plane of vLLM's weight-transfer API (weight_sync.RolloutClient
+    # calls them).
     async def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
         if self._is_updating:
-            # A trainer died in the middle of an update: end it, or every later one is refused. What was
-            # loaded is overwritten by the push that follows.
+            # A trainer died in the middle of an update: end it, or every later one is refused. What
+            # was loaded is overwritten by the push that follows.
             with contextlib.suppress(Exception):
                 await self.finish_weight_update()
-        await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info=init_info))
+        await self._engine.init_weight_transfer_engine(
+            WeightTransferInitRequest(init_info=init_info)
+        )
 
     async def start_weight_update(self) -> None:
         await self._engine.start_weight_update()
@@ -172,10 +180,17 @@ def _start_engine(spec: RolloutSpec) -> Any:
     if spec.kv_cache_bytes is not None:
         options["kv_cache_memory_bytes"] = spec.kv_cache_bytes
     if on_cpu:
-        # The default CPU block of 128 tokens never fits inside a short prompt, so nothing would be shared.
-        options |= {"block_size": 32, "worker_extension_cls": "archer.workers.vllm_cpu.CpuWorkerExtension"}
+        # The default CPU block of 128 tokens never fits inside a short prompt, so nothing would be
+        # shared.
+        options |= {
+            "block_size": 32,
+            "worker_extension_cls": "archer.workers.vllm_cpu.CpuWorkerExtension",
+        }
     else:
-        options |= {"gpu_memory_utilization": spec.gpu_memory_utilization, "enable_sleep_mode": spec.enable_sleep}
+        options |= {
+            "gpu_memory_utilization": spec.gpu_memory_utilization,
+            "enable_sleep_mode": spec.enable_sleep,
+        }
     return AsyncLLM.from_engine_args(
         AsyncEngineArgs(
             model=spec.model_path,
@@ -186,8 +201,8 @@ def _start_engine(spec: RolloutSpec) -> Any:
             # One prompt always fits one step; only many at once are cut.
             max_num_batched_tokens=max(8192, spec.max_model_len),
             tensor_parallel_size=spec.tensor_parallel,
-            # One rank needs no worker process beside the engine's own. The class and not "uni", because
-            # vLLM replaces that word by "mp" on a CPU.
+            # One rank needs no worker process beside the engine's own. The class and not "uni",
+            # because vLLM replaces that word by "mp" on a CPU.
             distributed_executor_backend=UniProcExecutor if spec.tensor_parallel == 1 else "mp",
             enforce_eager=on_cpu,
             enable_prefix_caching=True,
@@ -203,15 +218,26 @@ def _start_engine(spec: RolloutSpec) -> Any:
     )
 
 
+async def _last(outputs: AsyncIterator[Any]) -> Any:
+    """The last of vLLM's outputs of a request, which holds them all; ``None`` if there was none."""
+    last = None
+    async for output in outputs:
+        last = output
+    return last
+
+
 def _completion(request_id: str, output: Any) -> Completion:
-    """vLLM's ``RequestOutput`` as ours. ``None`` or no text at all means aborted before the first token."""
+    """vLLM's ``RequestOutput`` as ours; ``None`` means aborted before the first token."""
     if output is None or not output.outputs:
         empty = np.zeros(0)
         return Completion(request_id, empty.astype(np.int32), empty.astype(np.float32), "abort", -1)
     best = output.outputs[0]
     tokens = np.array(best.token_ids, dtype=np.int32)
     logprobs = np.array(
-        [step[token].logprob for step, token in zip(best.logprobs or [], best.token_ids, strict=False)],
+        [
+            step[token].logprob
+            for step, token in zip(best.logprobs or [], best.token_ids, strict=False)
+        ],
         dtype=np.float32,
     )
     reason = best.finish_reason if best.finish_reason in ("stop", "length") else "abort"

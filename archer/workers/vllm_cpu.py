@@ -3,17 +3,22 @@
 vLLM imports this module in the process that owns the model, before the model is built, because
 ``worker_extension_cls`` names ``CpuWorkerExtension``. That import is the hook for three repairs:
 
-1. *Packed weights.* CPU linear layers are repacked for oneDNN after loading and the plain weight is freed. A
-   later ``load_weights`` then fails, or worse, leaves layers stale (a tied ``lm_head`` keeps its old values
-   with nothing but a warning). Packing is therefore switched off; weights are updated in place.
-2. *Seeded requests.* When vLLM discards a sampled token (chunked prefill, preemption) it takes the draw back
-   through the offset of the request's ``torch.Generator``; CPU generators have none and the whole engine
-   dies. The subclass below goes back to the state before the draw, so that what a seed gives does not
-   depend on how prompts were cut.
-3. *Few rows.* A plain matrix product takes other kernels for a few rows, with other last bits. Fewer than
+1. *Packed weights.* CPU linear layers are repacked for oneDNN after loading and the plain weight is
+freed. A
+   later ``load_weights`` then fails, or worse, leaves layers stale (a tied ``lm_head`` keeps its
+   old values with nothing but a warning). Packing is therefore switched off; weights are updated in
+   place.
+2. *Seeded requests.* When vLLM discards a sampled token (chunked prefill, preemption) it takes the
+draw back
+   through the offset of the request's ``torch.Generator``; CPU generators have none and the whole
+   engine dies. The subclass below goes back to the state before the draw, so that what a seed gives
+   does not depend on how prompts were cut.
+3. *Few rows.* A plain matrix product takes other kernels for a few rows, with other last bits.
+Fewer than
    ``MIN_ROWS`` are padded, so that log-probs do not depend on what else is being decoded.
 
-It also registers ``shm``, a weight-transfer engine over POSIX shared memory, with vLLM's own factory.
+It also registers ``shm``, a weight-transfer engine over POSIX shared memory, with vLLM's own
+factory.
 """
 
 from __future__ import annotations
@@ -38,11 +43,12 @@ from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmb
 from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
 
 MIN_ROWS = 8
-"""From here on a row's result depends on itself alone: with MKL 2024 from 4 rows (AVX-512), from 8 at most."""
+"""From here on a row's result depends on itself alone: with MKL 2024 from 4 rows (AVX-512), from 8
+at most."""
 
 
 class RewindableGenerator(torch.Generator):
-    """A CPU generator that can take its last draw back, all that vLLM wants an offset for (repair 2)."""
+    """A CPU generator that can take its last draw back, as vLLM wants to (repair 2)."""
 
     def remember(self) -> None:
         self._before = self.get_state()
@@ -66,7 +72,7 @@ def _remember_before(forward_cpu: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _batch_invariant_linear(layer: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
-    """Stands in for vLLM's choice of CPU matrix product: plain weights (repair 1), any row alike (repair 3)."""
+    """A CPU matrix product with plain weights (repair 1), each row on its own (repair 3)."""
 
     def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         num_rows = len(x)
@@ -113,7 +119,8 @@ class ShmWeightTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
         """Load a whole checkpoint.
 
         Raises:
-            RuntimeError: a parameter got no value. Said here and not at the end of the session, which vLLM
+            RuntimeError: a parameter got no value. Said here and not at the end of the session,
+            which vLLM
                 would then leave open for ever.
         """
         buffer = torch.from_file(
@@ -123,7 +130,8 @@ class ShmWeightTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
         missing = {name for name, _ in self.model.named_parameters()} - loaded
         if missing:
             raise RuntimeError(f"partial weight sync: nothing was sent for {sorted(missing)}")
-        # Fused layers (query, key and value in one) count as loaded when one part came: count elements too.
+        # Fused layers (query, key and value in one) count as loaded when one part came: count
+        # elements too.
         sent = sum(torch.Size(shape).numel() for shape in update_info.shapes)
         expected = _num_elements(self.model)
         if sent != expected:

@@ -1,4 +1,4 @@
-"""The one file that imports deepspeed: engine construction, and reading whole parameters out of ZeRO."""
+"""The one file that imports deepspeed: engines, and whole parameters out of ZeRO."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from torch import nn
 from archer.config import ClusterConfig, OptimizerConfig
 
 
-def init_process_group(cluster: ClusterConfig, rank: int, world_size: int, address: str, port: int) -> None:
+def init_process_group(
+    cluster: ClusterConfig, rank: int, world_size: int, address: str, port: int
+) -> None:
     """Join the ZeRO group: gloo on CPU, NCCL on GPU."""
     os.environ |= {
         "RANK": str(rank),
@@ -30,7 +32,8 @@ def init_process_group(cluster: ClusterConfig, rank: int, world_size: int, addre
 
     deepspeed.utils.logger.setLevel(logging.ERROR)
     if cluster.device == "cpu":
-        # Compiling the shared-memory collective takes minutes at the first start and saves nothing here.
+        # Compiling the shared-memory collective takes minutes at the first start and saves nothing
+        # here.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     backend = "gloo" if cluster.device == "cpu" else "nccl"
     deepspeed.init_distributed(dist_backend=backend, verbose=False)
@@ -39,16 +42,20 @@ def init_process_group(cluster: ClusterConfig, rank: int, world_size: int, addre
 class FiniteAdamW(torch.optim.AdamW):
     """AdamW that leaves weights and moments alone when any rank's gradient is not finite.
 
-    DeepSpeed skips such steps at some ZeRO stages and precisions only; this holds at all of them. Ranks see
-    different shards, so they agree by a reduction.
+    DeepSpeed skips such steps at some ZeRO stages and precisions only; this holds at all of them.
+    Ranks see different shards, so they agree by a reduction.
     """
 
     num_applied = 0
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
-        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        device = self.param_groups[0]["params"][0].device if gradients == [] else gradients[0].device
+        gradients = [
+            p.grad for group in self.param_groups for p in group["params"] if p.grad is not None
+        ]
+        device = (
+            self.param_groups[0]["params"][0].device if gradients == [] else gradients[0].device
+        )
         finite = torch.ones(1, device=device)
         for gradient in gradients:
             finite *= torch.isfinite(gradient).all()
@@ -58,8 +65,10 @@ class FiniteAdamW(torch.optim.AdamW):
             self.num_applied += 1
 
 
-def build_engine(module: nn.Module, cluster: ClusterConfig, optimizer: OptimizerConfig | None) -> Any:
-    """A DeepSpeed engine. Without an optimizer config it only runs forward passes (the reference policy)."""
+def build_engine(
+    module: nn.Module, cluster: ClusterConfig, optimizer: OptimizerConfig | None
+) -> Any:
+    """A DeepSpeed engine; without an optimizer config it only runs forward passes."""
     import deepspeed
 
     stage = cluster.zero_stage if optimizer is not None or cluster.zero_stage == 3 else 0
@@ -82,7 +91,9 @@ def build_engine(module: nn.Module, cluster: ClusterConfig, optimizer: Optimizer
         return engine
     config["gradient_clipping"] = optimizer.max_grad_norm
     adam = FiniteAdamW(
-        _parameter_groups(module, optimizer.weight_decay), lr=optimizer.learning_rate, betas=optimizer.betas
+        _parameter_groups(module, optimizer.weight_decay),
+        lr=optimizer.learning_rate,
+        betas=optimizer.betas,
     )
     engine, *_ = deepspeed.initialize(model=module, optimizer=adam, config=config)
     return engine
@@ -92,7 +103,10 @@ def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, 
     """No decay on norms and biases."""
     decayed = [p for p in module.parameters() if p.ndim >= 2]
     others = [p for p in module.parameters() if p.ndim < 2]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
 
 
 @dataclass(frozen=True)
@@ -145,7 +159,7 @@ class FullParameters:
 
 
 def offload(engine: Any) -> None:
-    """Move weights, gradients and optimizer state to CPU memory, for a rollout engine that needs the GPU."""
+    """Move weights, gradients and optimizer state to CPU memory."""
     from deepspeed.runtime.zero.offload_config import OffloadDeviceEnum
 
     engine.offload_states(device=OffloadDeviceEnum.cpu, pin_memory=True)

@@ -1,4 +1,4 @@
-"""These tests need one CUDA GPU: ``make test STACK=cuda`` on such a machine. Elsewhere they skip."""
+"""Tests that need one CUDA GPU: ``make test STACK=cuda`` there; elsewhere they skip."""
 
 import pytest
 

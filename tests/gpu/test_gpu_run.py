@@ -62,8 +62,12 @@ def test_the_head_never_holds_all_logits():
     from archer.algos.logprobs import chunked_logprobs
 
     num_tokens, hidden_size, vocab_size = 16384, 1024, 151936
-    hidden = torch.randn(num_tokens, hidden_size, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-    weight = torch.randn(vocab_size, hidden_size, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    hidden = torch.randn(
+        num_tokens, hidden_size, device="cuda", dtype=torch.bfloat16, requires_grad=True
+    )
+    weight = torch.randn(
+        vocab_size, hidden_size, device="cuda", dtype=torch.bfloat16, requires_grad=True
+    )
     targets = torch.randint(vocab_size, (num_tokens,), device="cuda")
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()

@@ -1,4 +1,4 @@
-"""Run by test_placement.py in a process of its own: a Ray with pretended GPUs, actors placed as a run would."""
+"""Run by test_placement.py: a Ray with pretended GPUs, actors placed as in a run."""
 
 import json
 import os
@@ -17,7 +17,13 @@ class Probe:
 
 def main() -> None:
     cluster = ClusterConfig.model_validate(json.loads(sys.argv[1]))
-    ray.init(num_cpus=16, num_gpus=cluster.gpus_per_node, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        num_cpus=16,
+        num_gpus=cluster.gpus_per_node,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
     placement = Placement(cluster)
 
     def place(options_of, count):
@@ -28,7 +34,10 @@ def main() -> None:
         "reference": place(placement.reference_rank, cluster.policy_workers),
         "rollout": place(placement.engine, cluster.rollout_replicas),
     }
-    placed = {role: ray.get([a.gpus.remote() for a in actors], timeout=120) for role, actors in roles.items()}
+    placed = {
+        role: ray.get([a.gpus.remote() for a in actors], timeout=120)
+        for role, actors in roles.items()
+    }
     print(json.dumps(placed))
 
 

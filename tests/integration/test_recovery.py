@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from runs import TWO_OF_EACH, Run, undisturbed
 
 from archer.metrics import read_metrics
+from runs import TWO_OF_EACH, Run, undisturbed
 
 pytestmark = pytest.mark.integration
 

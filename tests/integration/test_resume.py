@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from runs import TWO_OF_EACH, Run, undisturbed
 
 pytestmark = pytest.mark.integration

@@ -85,7 +85,7 @@ def test_weights_that_never_arrived_are_caught_by_the_echo(
 ):
     perturb(policy_bench, seed=3)
     policy_bench.call("send_nothing", True)
-    with pytest.raises(WeightSyncError, match=r"engine 0 does not hold weight version 2"):
+    with pytest.raises(WeightSyncError, match=r"engine 0 lacks weight version 2"):
         sync.push(version=2)
 
 

@@ -125,7 +125,7 @@ def test_restarted_engine_gets_the_current_version_alone():
 def test_engine_with_other_log_probs_is_named(echoed: np.ndarray):
     sync = make_sync([])
     sync.rollouts.actors.append(FakeEngine([], "engine 1", echo=echoed))  # type: ignore[arg-type]
-    with pytest.raises(WeightSyncError, match="engine 1 does not hold weight version 5"):
+    with pytest.raises(WeightSyncError, match="engine 1 lacks weight version 5"):
         sync.push(version=5)
 
 
