@@ -13,6 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.typing import RcKeyType
 
 LIGHT = {
     "ink": "#24292f",
@@ -96,10 +97,10 @@ def draw_lines(axes: Axes, series: Sequence[Series]) -> None:
 
 def smooth(values: Sequence[float], window: int) -> np.ndarray:
     """Centred moving average over ``window`` points, NaN ignored: float [T] -> float [T]."""
-    values = np.asarray(values, dtype=np.float64)
-    kernel = np.ones(min(window, len(values)))
-    valid = ~np.isnan(values)
-    total = np.convolve(np.where(valid, values, 0.0), kernel, mode="same")
+    points = np.asarray(values, dtype=np.float64)
+    kernel = np.ones(min(window, len(points)))
+    valid = ~np.isnan(points)
+    total = np.convolve(np.where(valid, points, 0.0), kernel, mode="same")
     count = np.convolve(valid.astype(np.float64), kernel, mode="same")
     return np.where(count > 0, total / np.maximum(count, 1.0), np.nan)
 
@@ -148,7 +149,7 @@ def _svg(figure: Figure) -> str:
     """The figure as an ``<svg>`` element that scales with its container."""
     import matplotlib
 
-    settings: dict[str, Any] = {"svg.fonttype": "none", "font.family": "sans-serif"}
+    settings: dict[RcKeyType, Any] = {"svg.fonttype": "none", "font.family": "sans-serif"}
     buffer = io.StringIO()
     with matplotlib.rc_context(settings):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})

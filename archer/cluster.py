@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import ray
 from ray.actor import ActorHandle
@@ -147,9 +148,11 @@ def start_zero_group(
     )
     options_of = placement.policy_rank if name == "policy" else placement.reference_rank
     actors = [
-        ray.remote(RankHost)
-        .options(**options_of(rank))
-        .remote(worker, config, inputs.model_path, rank, num_ranks, address, port)
+        _start_actor(
+            RankHost,
+            options_of(rank),
+            *(worker, config, inputs.model_path, rank, num_ranks, address, port),
+        )
         for rank in range(num_ranks)
     ]
     return WorkerGroup(actors, name, config.cluster.step_timeout_s)
@@ -157,6 +160,11 @@ def start_zero_group(
 
 def _free_address() -> tuple[str, int]:
     return ray.util.get_node_ip_address(), free_port()
+
+
+def _start_actor(worker: type, options: dict[str, Any], *args: Any) -> ActorHandle:
+    # For the sake of completion in editors, Ray types a handle as "handle or the class itself".
+    return cast(ActorHandle, ray.remote(worker).options(**options).remote(*args))
 
 
 def start_rollouts(config: CommonConfig, inputs: EvalInputs, placement: Placement) -> StreamingPool:
@@ -179,10 +187,8 @@ def start_rollouts(config: CommonConfig, inputs: EvalInputs, placement: Placemen
     )
 
     def spawn(replica: int) -> ActorHandle:
-        return (
-            ray.remote(RolloutWorker)
-            .options(**placement.engine(replica), max_concurrency=1000)
-            .remote(spec)
+        return _start_actor(
+            RolloutWorker, placement.engine(replica) | {"max_concurrency": 1000}, spec
         )
 
     def cost(request: SampleRequest) -> float:
@@ -197,7 +203,7 @@ def start_rewards(config: CommonConfig) -> StreamingPool:
     def spawn(_: int) -> ActorHandle:
         # Light and mostly waiting for its processes: it reserves nothing.
         options = {"num_cpus": 0, "runtime_env": {"env_vars": QUIET}, "max_concurrency": 1000}
-        return ray.remote(RewardWorker).options(**options).remote(config.reward)
+        return _start_actor(RewardWorker, options, config.reward)
 
     return StreamingPool(spawn, 1, "reward")
 
@@ -210,7 +216,7 @@ def transfer_backend(cluster: ClusterConfig) -> str:
 
 
 def wait_until_ready(
-    refs: list[ray.ObjectRef], timeout_s: float, what: str
+    refs: Sequence[ray.ObjectRef], timeout_s: float, what: str
 ) -> list[dict[str, Any]]:
     """Results of ``ready()`` calls: what each worker says of itself once it runs.
 

@@ -85,13 +85,23 @@ class Ledger:
 
 
 @dataclass
-class _OpenGroup:
+class OpenGroup:
+    """A prompt whose samples are coming in, in any order."""
+
     prompt: Prompt
-    samples: list[Sample | None]
+    size: int
+    _samples: dict[int, Sample] = field(default_factory=dict, init=False)
+
+    def add(self, sample: Sample) -> None:
+        self._samples[sample.index] = sample
 
     @property
     def is_complete(self) -> bool:
-        return None not in self.samples
+        return len(self._samples) == self.size
+
+    def close(self) -> Group:
+        """The group, once it is complete."""
+        return Group(self.prompt, tuple(self._samples[i] for i in range(self.size)))
 
 
 class SampleStream:
@@ -207,8 +217,8 @@ class Collector:
         budget = wanted * (self.config.algo.max_rounds if self.config.algo.reject_uniform else 1)
         start = self.loader.position
         ledger = Ledger()
-        opened: list[_OpenGroup] = []
-        by_sample: dict[str, _OpenGroup] = {}
+        opened: list[OpenGroup] = []
+        by_sample: dict[str, OpenGroup] = {}
         kept: list[Group] = []
         decided: list[Group] = []
 
@@ -221,9 +231,9 @@ class Collector:
             # decisions alone, not from how many groups happened to be complete at once.
             if not opened[len(decided)].is_complete:
                 for sample in self.stream.wait():
-                    by_sample[f"{sample.prompt.id}/{sample.index}"].samples[sample.index] = sample
+                    by_sample[f"{sample.prompt.id}/{sample.index}"].add(sample)
                 continue
-            group = Group(opened[len(decided)].prompt, tuple(opened[len(decided)].samples))
+            group = opened[len(decided)].close()
             decided.append(group)
             if self._settle(group, ledger):
                 kept.append(group)
@@ -231,7 +241,7 @@ class Collector:
 
         self.stream.give_up()
         for group in opened[len(decided) :]:
-            for index in range(len(group.samples)):
+            for index in range(group.size):
                 ledger.settle(f"{group.prompt.id}/{index}", "surplus")
         self.loader.rewind(start + len(decided))
         self.keep_frac = len(kept) / len(decided)
@@ -241,7 +251,7 @@ class Collector:
         self._check_failures(decided)
         return collected
 
-    def _open(self, step: int, ledger: Ledger, by_sample: dict[str, _OpenGroup]) -> _OpenGroup:
+    def _open(self, step: int, ledger: Ledger, by_sample: dict[str, OpenGroup]) -> OpenGroup:
         prompt = self.loader.next()
         requests = sample_requests(
             prompt,
@@ -251,7 +261,7 @@ class Collector:
             top_p=1.0,
             max_tokens=self.config.sampling.max_response_tokens,
         )
-        group = _OpenGroup(prompt, [None] * len(requests))
+        group = OpenGroup(prompt, len(requests))
         ledger.submit([request.id for request in requests])
         by_sample |= {request.id: group for request in requests}
         self.stream.ask(prompt, requests)

@@ -124,7 +124,7 @@ def _check_gpus(cluster: ClusterConfig) -> None:
             "cluster.tensor_parallel",
             cluster.tensor_parallel,
             "1 with cluster.layout=colocated",
-            "An engine shares one GPU with one policy rank; for more use cluster.layout=disaggregated.",
+            "There an engine has the one GPU of a policy rank; use cluster.layout=disaggregated.",
         )
     if cluster.layout == "colocated":
         for key, used in (

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from archer.collector import SampleStream, sample_requests
+from archer.collector import OpenGroup, SampleStream, sample_requests
 from archer.config import EvalConfig
 from archer.seeds import derive_seed
 from archer.statistics import avg_at_k, avg_per_problem, bootstrap_interval, pass_at_k
-from archer.types import Group, Prompt, Sample
+from archer.types import Group, Prompt
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def evaluate(
     The seeds depend on the run seed, the prompt and the sample index only, so evaluations before
     and after training draw the same random numbers.
     """
-    samples: dict[str, list[Sample | None]] = {p.id: [None] * config.num_samples for p in prompts}
+    opened = {prompt.id: OpenGroup(prompt, config.num_samples) for prompt in prompts}
     for prompt in prompts:
         stream.ask(
             prompt,
@@ -53,12 +53,12 @@ def evaluate(
     missing = len(prompts) * config.num_samples
     while missing:
         for sample in stream.wait():
-            row = samples[sample.prompt.id]
-            row[sample.index] = sample
+            group = opened[sample.prompt.id]
+            group.add(sample)
             missing -= 1
-            if None not in row:
+            if group.is_complete:
                 advance()
-    groups = tuple(Group(prompt, tuple(samples[prompt.id])) for prompt in prompts)
+    groups = tuple(opened[prompt.id].close() for prompt in prompts)
     return Evaluation(groups, eval_metrics(name, groups))
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urlparse
 from uuid import uuid4
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 METRICS_FILE = "metrics.jsonl"
 ROLLOUTS_FOLDER = "rollouts"
+WandbMode = Literal["online", "offline", "disabled", "shared"]
 
 
 class MetricsLog:
@@ -144,7 +145,7 @@ class WandbSink:
         print(f"wandb is off for this run ({reason}); metrics.jsonl has it all", file=sys.stderr)
 
 
-def wandb_mode(setting: str, has_key: bool) -> str | None:
+def wandb_mode(setting: str, has_key: bool) -> WandbMode | None:
     """What to pass to ``wandb.init(mode=...)``; None leaves wandb alone.
 
     ``online`` without a key would stop and ask at the terminal, so it records offline, for a
@@ -152,7 +153,8 @@ def wandb_mode(setting: str, has_key: bool) -> str | None:
     """
     match setting:
         case "auto":
-            return os.environ.get("WANDB_MODE", "online") if has_key else None
+            mode = os.environ.get("WANDB_MODE", "online")  # wandb itself refuses other words
+            return cast(WandbMode, mode) if has_key else None
         case "online":
             return "online" if has_key else "offline"
         case "offline":

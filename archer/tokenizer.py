@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 
 class Tokenizer:
+    # The casts: transformers types each method by all that its options could make it return.
+
     def __init__(self, backend: PreTrainedTokenizerFast, folder: Path):
         self._backend, self._folder = backend, folder
 
@@ -29,7 +31,7 @@ class Tokenizer:
 
     @property
     def eos_token_id(self) -> int | None:
-        return self._backend.eos_token_id
+        return cast(int | None, self._backend.eos_token_id)
 
     def render(self, messages: Sequence[dict[str, str]]) -> str:
         """Chat messages as text, up to where the assistant's answer begins.
@@ -37,9 +39,10 @@ class Tokenizer:
         Raises:
             jinja2.TemplateError: the template refuses these messages, e.g. a system role.
         """
-        return self._backend.apply_chat_template(
+        text = self._backend.apply_chat_template(
             list(messages), tokenize=False, add_generation_prompt=True
         )
+        return cast(str, text)
 
     def encode(self, texts: Sequence[str], add_special_tokens: bool) -> list[np.ndarray]:
         """Tokens of each text, int32 [T].
@@ -52,9 +55,10 @@ class Tokenizer:
 
     def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
         """Text of the tokens without EOS and its like, spaces exactly as sampled."""
-        return self._backend.decode(
+        text = self._backend.decode(
             list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
+        return cast(str, text)
 
     def save(self, folder: Path) -> None:
         """Copy the tokenizer's files as they are: a rewritten config may load as another class."""

@@ -81,7 +81,6 @@ class Trainer:
             },
         )
         self.state = BEGINNING
-        self.actors: Actors | None = None
         self.has_lost_ranks = False
         objective = resolve_objective(config.algo.name)
         self.needs = objective.needs(objective.config.model_validate(config.algo.loss))

@@ -163,7 +163,7 @@ def make_model(config: WarmStartConfig, vocab_size: int) -> Qwen2ForCausalLM:
         if isinstance(module, torch.nn.Linear):
             torch.nn.init.normal_(module.weight, std=0.7 / module.in_features**0.5)
     # Last: a tied head is the embedding, and its rows must be small for the residual stream.
-    torch.nn.init.normal_(model.get_input_embeddings().weight, std=0.05)
+    torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.05)
     return model
 
 

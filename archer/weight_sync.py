@@ -16,12 +16,12 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError
+from ray.exceptions import GetTimeoutError, RayTaskError
 
 from archer.errors import WeightSyncError
 from archer.turns import Turns
@@ -91,7 +91,7 @@ class WeightSync:
             self._connected = list(actors)
         try:
             self.policy.call("send_weights")
-        except (ray.exceptions.RayTaskError, NoAnswer) as error:
+        except (RayTaskError, NoAnswer) as error:
             raise WeightSyncError(
                 f"weight version {self.version} did not reach every engine: {error}"
             ) from error
@@ -163,7 +163,9 @@ def open_sender(
             world_size=1 + len(engines) * ranks_per_engine,
             packed=True,
         )
-    return WeightTransferTrainerFactory.trainer_init(info, client=client, source=source)
+    # vLLM asks for its own base class, which would import vLLM wherever weights are held.
+    vllm_source = cast(Any, source)
+    return WeightTransferTrainerFactory.trainer_init(info, client=client, source=vllm_source)
 
 
 class RolloutClient:

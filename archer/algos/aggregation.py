@@ -58,7 +58,7 @@ def group_token_mean(
 
 
 def _num_responses(lengths: np.ndarray) -> int:
-    return np.count_nonzero(lengths)
+    return int(np.count_nonzero(lengths))
 
 
 def _reciprocal(counts: np.ndarray | float) -> np.ndarray:

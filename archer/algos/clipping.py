@@ -44,7 +44,7 @@ def ppo_clip(
     """
     advantages, mask = tokens.advantages, tokens.mask
     ratio = importance_ratio(tokens.logprobs, tokens.old_logprobs)
-    clipped_ratio = torch.clamp(ratio, 1 - eps_low, 1 + eps_high)
+    clipped_ratio = ratio.clamp(min=1 - eps_low).clamp(max=1 + eps_high)
     loss = torch.maximum(-advantages * ratio, -advantages * clipped_ratio)
     is_dual = torch.zeros_like(mask)
     if dual_clip is not None:

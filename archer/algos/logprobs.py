@@ -78,7 +78,7 @@ class ChunkedLogprobs(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=wide) if needs_weight else None
         grad_bias = torch.zeros_like(bias, dtype=wide) if needs_bias else None
         if grad_logprobs is None:
-            grad_logprobs = hidden.new_zeros(len(hidden), dtype=wide)
+            grad_logprobs = torch.zeros_like(targets, dtype=wide)
         for rows in _chunks(len(hidden), ctx.chunk_tokens):
             grad_logits = _grad_logits(
                 _log_softmax(hidden[rows], weight, bias, ctx.temperature),

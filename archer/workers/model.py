@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import nn
 
 from archer.algos.logprobs import chunked_logprobs
 from archer.types import Batch
+
+
+class CausalLM(Protocol):
+    """What ``PolicyModel`` takes from a Hugging Face model."""
+
+    model: nn.Module
+    lm_head: nn.Linear
 
 
 class LogprobHead(nn.Module):
@@ -30,7 +39,7 @@ class LogprobHead(nn.Module):
 class PolicyModel(nn.Module):
     """``model`` and ``lm_head`` keep Hugging Face's names: weights need no renaming."""
 
-    def __init__(self, causal_lm: nn.Module):
+    def __init__(self, causal_lm: CausalLM):
         super().__init__()
         self.model = causal_lm.model
         self.lm_head = LogprobHead(causal_lm.lm_head)
@@ -76,7 +85,7 @@ def model_inputs(batch: Batch, layout: str, device: torch.device) -> dict[str, t
     else:
         input_ids = torch.cat(sequences)[None]
         starts = lengths.cumsum(0) - lengths
-        position_ids = torch.cat([torch.arange(n) for n in lengths])[None].to(device)
+        position_ids = torch.cat([torch.arange(n) for n in lengths.tolist()])[None].to(device)
     first = (
         starts + torch.from_numpy(batch.prompt_offsets).diff() - 1
     )  # position of each last prompt token

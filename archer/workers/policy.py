@@ -81,8 +81,8 @@ class ModelWorker:
                     results.append((rows[piece], logprobs.cpu().numpy(), entropy.cpu().numpy()))
         if not results:
             return np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, np.float32)
-        columns = zip(*results, strict=True)
-        return tuple(np.concatenate(column) for column in columns)  # type: ignore[return-value]
+        rows, logprobs, entropy = map(np.concatenate, zip(*results, strict=True))
+        return rows, logprobs, entropy
 
     def _share(self, batch: Batch) -> tuple[np.ndarray, list[np.ndarray], int]:
         """This rank's rows, their micro-batches as positions in them, and all ranks' common count.
@@ -235,11 +235,11 @@ class PolicyWorker(ModelWorker):
     def _token_inputs(
         self, batch: Batch, logprobs: torch.Tensor, entropy: torch.Tensor
     ) -> TokenInputs:
-        def tensor(values: np.ndarray | None) -> torch.Tensor | None:
-            return None if values is None else torch.from_numpy(values).to(self.device)
+        def tensor(values: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(values).to(self.device)
 
+        assert batch.loss_weights is not None, "accumulate_gradients() fills them in"
         current = logprobs.detach()
-        old_entropy = tensor(batch.old_entropy)
         return TokenInputs(
             logprobs=logprobs,
             # Not computed beforehand when the update is exactly on-policy: then it is the current
@@ -250,10 +250,10 @@ class PolicyWorker(ModelWorker):
             loss_weights=tensor(batch.loss_weights),
             mask=tensor(batch.mask),
             offsets=tensor(batch.offsets),
-            entropy=old_entropy
-            if "old_entropy" in self.needs and old_entropy is not None
+            entropy=tensor(batch.old_entropy)
+            if "old_entropy" in self.needs and batch.old_entropy is not None
             else entropy.detach(),
-            ref_logprobs=tensor(batch.ref_logprobs),
+            ref_logprobs=None if batch.ref_logprobs is None else tensor(batch.ref_logprobs),
         )
 
     def connect(self, backend: str, engines: list[ActorHandle]) -> None:

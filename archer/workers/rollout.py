@@ -7,7 +7,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,7 +20,7 @@ class RolloutSpec:
 
     model_path: str
     device: str
-    dtype: str
+    dtype: Literal["float32", "bfloat16"]
     max_model_len: int
     max_num_seqs: int
     tensor_parallel: int

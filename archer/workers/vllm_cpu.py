@@ -27,7 +27,7 @@ import ctypes
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import vllm._custom_ops as custom_ops
@@ -71,7 +71,7 @@ def _remember_before(forward_cpu: Callable[..., Any]) -> Callable[..., Any]:
     return sample
 
 
-def _batch_invariant_linear(layer: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
+def _batch_invariant_linear(layer: Any, *args: Any, **kwargs: Any) -> None:
     """A CPU matrix product with plain weights (repair 1), each row on its own (repair 3)."""
 
     def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -126,7 +126,8 @@ class ShmWeightTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
         buffer = torch.from_file(
             update_info.path, shared=True, size=update_info.num_bytes, dtype=torch.uint8
         )
-        loaded = set(self.model.load_weights(_views(buffer, update_info)))
+        model = cast(Any, self.model)  # a vLLM model; its type says any module
+        loaded = set(model.load_weights(_views(buffer, update_info)))
         missing = {name for name, _ in self.model.named_parameters()} - loaded
         if missing:
             raise RuntimeError(f"partial weight sync: nothing was sent for {sorted(missing)}")
@@ -149,10 +150,11 @@ def _num_elements(model: torch.nn.Module) -> int:
     total = sum(p.numel() for p in model.parameters())
     seen: set[int] = set()
     for module in model.modules():
-        if isinstance(module, VocabParallelEmbedding) and id(module.weight) not in seen:
-            seen.add(id(module.weight))
-            padding = module.weight.shape[0] - module.org_vocab_size
-            total -= padding * module.weight.shape[1]
+        if isinstance(module, VocabParallelEmbedding):
+            weight = module.get_parameter("weight")
+            if id(weight) not in seen:
+                seen.add(id(weight))
+                total -= (weight.shape[0] - module.org_vocab_size) * weight.shape[1]
     return total
 
 
@@ -191,5 +193,5 @@ class _TorchWithOwnGenerator:
         return getattr(torch, name)
 
 
-gpu_model_runner.torch = _TorchWithOwnGenerator()
+gpu_model_runner.__dict__["torch"] = _TorchWithOwnGenerator()
 TopKTopPSampler.forward_cpu = _remember_before(TopKTopPSampler.forward_cpu)

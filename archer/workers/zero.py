@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -132,8 +133,7 @@ class FullParameters:
 
     def metadata(self) -> list[ParamMeta]:
         return [
-            ParamMeta(name, p.dtype, tuple(getattr(p, "ds_shape", p.shape)))
-            for name, p in self.module.named_parameters()
+            ParamMeta(name, p.dtype, _whole_shape(p)) for name, p in self.module.named_parameters()
         ]
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -150,12 +150,17 @@ class FullParameters:
         bucket, size = [], 0
         for name, p in self.module.named_parameters():
             bucket.append((name, p))
-            size += p.ds_numel * p.element_size()
+            size += math.prod(_whole_shape(p)) * p.element_size()
             if size >= self.GATHER_BYTES:
                 yield bucket
                 bucket, size = [], 0
         if bucket:
             yield bucket
+
+
+def _whole_shape(parameter: nn.Parameter) -> tuple[int, ...]:
+    """ZeRO-3 empties a parameter and keeps the shape it had beside it."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def offload(engine: Any) -> None:
