@@ -25,10 +25,11 @@ setup(
     packages=find_packages(include=["archer", "archer.*"]),
     package_data={"archer": ["templates/*"]},
     python_requires=">=3.11",
-    # Enough to load configs, score responses, compare runs and unit-test objectives on a laptop.
+    # Enough to load configs, score responses, write reports and unit-test objectives on a laptop.
     install_requires=[
         "filelock",
         "hydra-core>=1.3",
+        "ijson",
         "jinja2",
         "math-verify",
         "matplotlib",

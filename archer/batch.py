@@ -52,6 +52,13 @@ def build_batch(groups: Sequence[Group], algo: AlgoConfig, max_response_tokens: 
     )
 
 
+def mask_impossible(batch: Batch) -> Batch:
+    """Take tokens out of the loss whose probability is 0 to the trainer: they have no ratio."""
+    known = [c for c in (batch.old_logprobs, batch.ref_logprobs) if c is not None]
+    possible = np.logical_and.reduce([np.isfinite(column) for column in known] or [batch.mask])
+    return batch.with_columns(mask=batch.mask & possible)
+
+
 def _enters_loss(sample: Sample, algo: AlgoConfig) -> bool:
     is_overlong = sample.completion.finish_reason == "length" and algo.overlong == "mask"
     return sample.result.is_valid and not is_overlong

@@ -16,12 +16,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
 import ray
 
 from archer.config import TrainConfig
-from archer.errors import LedgerError, RunError
+from archer.errors import LedgerError, RunError, WeightSyncError
 from archer.prompts import PromptLoader
+from archer.rollout_metrics import rollout_metrics
 from archer.seeds import derive_seed
 from archer.tokenizer import Tokenizer
 from archer.types import (
@@ -248,6 +248,7 @@ class Collector:
         collected = Collected(
             tuple(kept), tuple(decided), ledger.close() | self._metrics(kept, decided)
         )
+        self._check_versions(step, decided)
         self._check_failures(decided)
         return collected
 
@@ -282,36 +283,20 @@ class Collector:
         return state == "trained"
 
     def _metrics(self, kept: Sequence[Group], decided: Sequence[Group]) -> dict[str, float]:
-        samples = [s for g in decided for s in g.samples]
-        valid = [s for s in samples if s.result.is_valid]
-        lengths = np.array([len(s.completion.tokens) for s in samples])
-        rewards = np.array([s.result.reward for s in valid])
-        correct = np.array([s.result.correct for s in valid])
-        return {
-            "reward/mean": _mean(rewards),
-            "reward/std": float(rewards.std()) if len(rewards) else math.nan,
-            "reward/accuracy": _mean(correct),
-            "reward/no_answer_frac": _mean([s.result.status == "no_answer" for s in valid]),
-            "reward/failure_frac": 1 - len(valid) / len(samples),
-            "rollout/prompts": float(len(decided)),
-            "rollout/kept_frac": len(kept) / len(decided),
-            "rollout/solve_all_frac": _mean(
-                [all(s.result.correct for s in g.samples) for g in decided]
-            ),
-            "rollout/solve_none_frac": _mean(
-                [not any(s.result.correct for s in g.samples) for g in decided]
-            ),
+        pools = (self.stream.rollouts, self.stream.rewards)
+        return rollout_metrics(kept, decided) | {
             "rollout/rounds": len(decided) / self.config.trainer.prompts_per_step,
-            "rollout/response_tokens_mean": _mean(lengths),
-            "rollout/response_tokens_max": float(lengths.max()),
-            "rollout/truncated_frac": _mean(
-                [s.completion.finish_reason == "length" for s in samples]
-            ),
-            "rollout/weight_version": float(min(s.completion.weight_version for s in samples)),
-            "rollout/restarts": float(
-                self.stream.rollouts.num_restarts + self.stream.rewards.num_restarts
-            ),
+            "rollout/restarts": float(sum(pool.num_restarts for pool in pools)),
         }
+
+    def _check_versions(self, step: int, decided: Sequence[Group]) -> None:
+        for sample in (s for g in decided for s in g.samples):
+            version = sample.completion.weight_version
+            if version != step:
+                raise WeightSyncError(
+                    f"sample {sample.completion.request_id} of step {step} came from weight "
+                    f"version {version}"
+                )
 
     def _check_failures(self, decided: Sequence[Group]) -> None:
         results = [s.result for g in decided for s in g.samples]
@@ -331,7 +316,3 @@ def sample_requests(
     return [
         SampleRequest(f"{prompt.id}/{i}", prompt.tokens, seed(i), **sampling) for i in range(count)
     ]
-
-
-def _mean(values: Any) -> float:
-    return float(np.mean(values)) if len(values) else math.nan

@@ -176,7 +176,8 @@ class EvalConfig(Section):
     """Evaluate every so many steps; 0 means only before the first and after the last."""
     num_samples: PositiveInt = 8
     """Samples per problem, n of avg@n and pass@k."""
-    temperature: PositiveFloat = 1.0
+    temperature: NonNegativeFloat = 1.0
+    """0 is greedy."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_problems: PositiveInt | None = None
     """Use only the first so many problems of each set."""
@@ -302,7 +303,8 @@ class TrainConfig(CommonConfig):
 
     @property
     def run_dir(self) -> Path:
-        return Path(self.run.root) / self.run.experiment / self.run_name
+        # Absolute: workers of a Ray cluster run where it was started, not here.
+        return Path(self.run.root).absolute() / self.run.experiment / self.run_name
 
 
 def load_config(composed: DictConfig | dict[str, Any]) -> TrainConfig:

@@ -81,6 +81,10 @@ class Console:
         if self._live is None and not is_between_steps:
             self._print(text)
 
+    def status(self, text: str) -> None:
+        """Say how far a stage is, on the live line only."""
+        self._activity = _Activity(text, self._clock())
+
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Report that ``step`` steps are done; evaluation results stay on the screen."""
         self._activity = None

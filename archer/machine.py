@@ -7,7 +7,7 @@ import os
 import subprocess
 from importlib.util import find_spec
 
-from archer.algos import resolve_objective
+from archer.algos import objective_needs
 from archer.config import CommonConfig, TrainConfig
 from archer.errors import ConfigError
 
@@ -42,8 +42,7 @@ def num_workers(config: CommonConfig) -> int:
     cluster = config.cluster
     if not isinstance(config, TrainConfig):
         return cluster.rollout_replicas
-    objective = resolve_objective(config.algo.name)
-    needs = objective.needs(objective.config.model_validate(config.algo.loss))
+    needs = objective_needs(config.algo.name, config.algo.loss)
     roles = 2 if "ref_logprobs" in needs else 1
     return cluster.rollout_replicas + roles * cluster.policy_workers
 

@@ -184,10 +184,10 @@ def parse_case(line: bytes) -> Case:
 
 
 def output_record(id: Any, result: RewardResult) -> dict[str, Any]:
-    """One output line; the score is None where the verifier failed."""
+    """One output line. The score is 0 where the verifier failed, as ``status`` tells."""
     return {
         "id": id,
-        "score": result.reward if result.is_valid else None,
+        "score": result.reward if result.is_valid else 0.0,
         "correct": result.correct,
         "status": result.status,
         "seconds": round(result.seconds, 6),

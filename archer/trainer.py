@@ -25,8 +25,9 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from archer import cluster as launch
 from archer.actors import Actors
-from archer.algos import resolve_objective
-from archer.batch import build_batch
+from archer.alerts import Alerts
+from archer.algos import objective_needs
+from archer.batch import build_batch, mask_impossible
 from archer.checkpoint import Checkpoints, TrainerState
 from archer.collector import Collected, Collector, SampleStream
 from archer.config import TrainConfig
@@ -37,6 +38,7 @@ from archer.evaluation import evaluate
 from archer.metrics import MetricsLog, RolloutLog, StepTimer, merge_sums
 from archer.preflight import Inputs
 from archer.prompts import PromptLoader
+from archer.rollout_metrics import batch_metrics
 from archer.seeds import derive_seed
 from archer.stopping import StopSignals
 from archer.types import Batch, UpdateResult
@@ -82,8 +84,8 @@ class Trainer:
         )
         self.state = BEGINNING
         self.has_lost_ranks = False
-        objective = resolve_objective(config.algo.name)
-        self.needs = objective.needs(objective.config.model_validate(config.algo.loss))
+        self.needs = objective_needs(config.algo.name, config.algo.loss)
+        self.alerts = Alerts()
         self.restarts_left = config.trainer.max_restarts
 
     def run(self) -> None:
@@ -110,7 +112,7 @@ class Trainer:
         for step in range(self.state.step, self.config.trainer.num_steps):
             timer = StepTimer()
             with timer("rollout"):
-                collected = self.collector.next_batch(step)
+                collected = self.collector.next_batch(step, self._show_sampling)
             with timer("logprobs"):
                 self.actors.turns.training()
                 batch = build_batch(
@@ -122,7 +124,7 @@ class Trainer:
                     updates = self._update(batch, step)
                 with timer("weight_sync"):
                     sync = self.actors.weight_sync.push(version=step + 1)
-                self._finish_step(step, collected, updates, sync, timer)
+                self._finish_step(step, collected, batch, updates, sync, timer)
                 self._save_if_due()
             self._evaluate_if_due()
 
@@ -147,7 +149,10 @@ class Trainer:
                 old_logprobs=_assemble(batch, [(rows, logprobs) for rows, logprobs, _ in parts]),
                 old_entropy=_assemble(batch, [(rows, entropy) for rows, _, entropy in parts]),
             )
-        return batch
+        return mask_impossible(batch)
+
+    def _show_sampling(self, done: int, wanted: int) -> None:
+        self.console.status(f"sampled {done}/{wanted} groups")
 
     def _update(self, batch: Batch, step: int) -> list[UpdateResult]:
         seeds = [
@@ -164,6 +169,7 @@ class Trainer:
         self,
         step: int,
         collected: Collected,
+        batch: Batch,
         updates: list[UpdateResult],
         sync: dict[str, float],
         timer: StepTimer,
@@ -174,15 +180,17 @@ class Trainer:
             skipped += self.state.skipped_in_a_row
         self.state = TrainerState(done, self.loader.position, self.collector.keep_frac, skipped)
         self.rollout_log.write(done, collected.decided)
-        metrics = collected.metrics | sync | _update_metrics(updates)
+        metrics = collected.metrics | batch_metrics(batch) | sync | _update_metrics(updates)
         metrics["policy/lr"] = self._learning_rate(step)
         metrics["memory/driver_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         metrics |= timer.metrics()
-        tokens = sum(len(s.completion.tokens) for g in collected.decided for s in g.samples)
-        metrics["throughput/tokens_per_s"] = tokens / metrics["time/step_s"]
-        metrics["throughput/samples_per_s"] = metrics["ledger/submitted"] / metrics["time/step_s"]
+        lengths = [len(s.completion.tokens) for g in collected.decided for s in g.samples]
+        metrics["throughput/tokens_per_s"] = sum(lengths) / metrics["time/step_s"]
+        metrics["throughput/samples_per_s"] = len(lengths) / metrics["time/step_s"]
         self.metrics.log(done, metrics)
         self.console.step(done, metrics)
+        for warning in self.alerts.check(metrics):
+            self.console.note(warning)
         if skipped >= self.config.trainer.max_skipped_updates:
             raise TrainingFailed(
                 f"{skipped} optimizer steps in a row had gradients that were not finite "
@@ -248,13 +256,24 @@ class Trainer:
         self.actors = Actors(self.config, self.inputs, self.needs)
         facts = self.actors.wait_until_ready()
         environment = describe_environment(facts, launch.describe_nodes())
+        environment["prompts"] = self._describe_prompts()
         (self.run_dir / "environment.json").write_text(json.dumps(environment, indent=1))
-        for line in environment["workers"]:
+        for line in [*environment["prompts"], *environment["workers"]]:
             self.console.note(line)
         self.stream = SampleStream(
             self.actors.rollouts, self.actors.rewards, self.inputs.tokenizer, cluster.step_timeout_s
         )
         self.collector = Collector(self.config, self.stream, self.loader)
+
+    def _describe_prompts(self) -> list[str]:
+        sets = {"train": self.inputs.train} | self.inputs.evals
+        return [
+            f"prompts {name}: {len(found.prompts)}"
+            + "".join(
+                f", {count} dropped as {why}" for why, count in found.dropped.items() if count
+            )
+            for name, found in sets.items()
+        ]
 
     def _read_checkpoint(self) -> Path | None:
         """Take the driver's state from the last checkpoint, if there is one."""

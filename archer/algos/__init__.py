@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from typing import Any
 
 from archer.algos.advantages import ADVANTAGES
 from archer.algos.aggregation import AGGREGATIONS
 from archer.algos.archer import ARCHER, ARCHER_OFFICIAL
 from archer.algos.dapo import DAPO
 from archer.algos.grpo import GRPO
-from archer.algos.objective import LossOutput, Objective, ObjectiveConfig, TokenInputs
+from archer.algos.objective import LossOutput, Need, Objective, ObjectiveConfig, TokenInputs
 from archer.errors import ConfigError
 
 OBJECTIVES: dict[str, Objective] = {
@@ -32,6 +33,7 @@ __all__ = [
     "Objective",
     "ObjectiveConfig",
     "TokenInputs",
+    "objective_needs",
     "resolve_objective",
 ]
 
@@ -65,3 +67,9 @@ def resolve_objective(name: str) -> Objective:
             "algo.name", name, "an archer.algos.Objective", f"It is a {type(objective).__name__}."
         )
     return objective
+
+
+def objective_needs(name: str, loss: dict[str, Any]) -> frozenset[Need]:
+    """What an objective asks of the trainer under the given ``algo.loss``."""
+    objective = resolve_objective(name)
+    return objective.needs(objective.config.model_validate(loss))

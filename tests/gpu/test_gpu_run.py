@@ -20,7 +20,6 @@ def test_a_colocated_run_syncs_and_trains(tmp_path: Path, algo: str):
     lines = [json.loads(line) for line in (tmp_path / "default/gpu/metrics.jsonl").open()]
     assert [line["step"] for line in lines] == [0, 1, 2, 3]
     for line in lines[1:]:
-        assert line["rollout/weight_version"] == line["step"] - 1
         assert line["rollout/mismatch_logprob_mean"] < 0.02  # bfloat16 kernels on both sides
         assert line["policy/skipped_updates"] == 0
 

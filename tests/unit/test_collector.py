@@ -22,7 +22,7 @@ from archer.collector import (
     sample_requests,
 )
 from archer.config import TrainConfig
-from archer.errors import LedgerError
+from archer.errors import LedgerError, WeightSyncError
 from archer.prompts import PromptLoader
 from archer.types import Completion, Prompt, RewardResult, Sample, SampleRequest
 
@@ -47,6 +47,7 @@ class FakeStream:
         self.given_up: list[str] = []
         self.seeds: dict[str, int] = {}
         self.most_open = 0
+        self.version = 0  # of the weights that sample
 
     def ask(self, prompt: Prompt, requests: Sequence[SampleRequest]) -> None:
         # By the prompt and not by the order of asking: a prompt met again has the same verdict.
@@ -54,7 +55,9 @@ class FakeStream:
         for i, (request, letter) in enumerate(zip(requests, verdicts, strict=True)):
             self.seeds[request.id] = request.seed
             tokens = np.full(1 + i, 5, np.int32)
-            completion = Completion(request.id, tokens, np.zeros(1 + i, np.float32), "stop", 3)
+            completion = Completion(
+                request.id, tokens, np.zeros(1 + i, np.float32), "stop", self.version
+            )
             self._open.append(Sample(prompt, i, completion, "", _result(letter)))
         self.most_open = max(self.most_open, len(self._open))
 
@@ -125,6 +128,7 @@ def test_next_batch_meets_the_prompts_that_were_given_up():
     collecting = collector(stream)
     collecting.keep_frac = 0.25
     first = collecting.next_batch(step=0)
+    stream.version = 1
     second = collecting.next_batch(step=1)
     assert ids(first.groups) == ["0-0", "0-1"]
     assert ids(second.groups) == ["0-2", "0-3"]
@@ -195,9 +199,17 @@ def test_too_many_failures_stop_the_run_and_say_why():
         collector(stream, max_failure_frac=0.5, max_rounds=4).next_batch(step=0)
 
 
+def test_samples_of_other_weights_are_refused():
+    stream = FakeStream(["mixed"] * 8)
+    stream.version = 4
+    with pytest.raises(WeightSyncError, match="of step 5 came from weight version 4"):
+        collector(stream).next_batch(step=5)
+
+
 def test_seeds_differ_between_samples_and_steps_and_repeat_in_a_rerun():
     def seeds(step: int) -> dict[str, int]:
         stream = FakeStream(["mixed"] * 8)
+        stream.version = step
         collector(stream).next_batch(step)
         return stream.seeds
 

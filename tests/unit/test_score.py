@@ -28,7 +28,7 @@ def case(response, ground_truth="5", **fields):
     return json.dumps({"response": response, "ground_truth": ground_truth, **fields})
 
 
-def test_scores_come_in_order_with_ids_and_verifier_failures_are_null(tmp_path):
+def test_scores_come_in_order_with_ids_and_verifier_failures_are_told(tmp_path):
     lines = [
         case(r"\boxed{9^{9^{9}}}", id="slow"),
         case(r"\boxed{5}", id="right"),
@@ -41,7 +41,7 @@ def test_scores_come_in_order_with_ids_and_verifier_failures_are_null(tmp_path):
     assert process.stdout == ""
     assert [list(r) for r in records] == [["id", "score", "correct", "status", "seconds"]] * 5
     assert [(r["id"], r["score"], r["correct"], r["status"]) for r in records] == [
-        ("slow", None, False, "timeout"),
+        ("slow", 0.0, False, "timeout"),
         ("right", 1.0, True, "ok"),
         ({"any": "json"}, 0.0, False, "ok"),
         (4, 0.0, False, "no_answer"),

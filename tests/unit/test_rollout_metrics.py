@@ -1,0 +1,85 @@
+"""Figures of a step, and the warnings they raise."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from archer.alerts import Alerts
+from archer.batch import mask_impossible
+from archer.rollout_metrics import batch_metrics, repeated_frac, rollout_metrics
+from archer.types import Batch, Completion, Group, Prompt, RewardResult, Sample
+
+PROMPT = Prompt("0-0", np.zeros(2, np.int32), "q", "t", "s")
+
+
+def sample(index: int, num_tokens: int, result: RewardResult, reason: str = "stop") -> Sample:
+    tokens = np.arange(num_tokens, dtype=np.int32)
+    logprobs = np.zeros(num_tokens, np.float32)
+    completion = Completion(f"0-0/{index}", tokens, logprobs, reason, 0)  # type: ignore[arg-type]
+    return Sample(PROMPT, index, completion, "", result)
+
+
+def test_rollout_figures_by_hand():
+    right, wrong = RewardResult(1.0, True, "ok"), RewardResult(0.0, False, "no_answer")
+    failed = RewardResult.failure("timeout", "slow")
+    group = Group(
+        PROMPT,
+        (
+            sample(0, 4, right),
+            sample(1, 10, wrong, "length"),
+            sample(2, 0, wrong),
+            sample(3, 6, failed),
+        ),
+    )
+    metrics = rollout_metrics([group], [group])
+    assert metrics["reward/mean"] == metrics["reward/accuracy"] == 1 / 3
+    assert metrics["reward/no_answer_frac"] == 2 / 3
+    assert metrics["reward/failure_frac"] == 0.25
+    assert metrics["rollout/response_tokens_mean"] == 5
+    assert metrics["rollout/response_tokens_right"] == 4
+    assert metrics["rollout/response_tokens_wrong"] == 5
+    assert metrics["rollout/truncated_frac"] == metrics["rollout/empty_frac"] == 0.25
+    assert metrics["rollout/solve_all_frac"] == metrics["rollout/solve_none_frac"] == 0
+
+
+def test_repetition_counts_ngrams_met_before():
+    assert repeated_frac(np.arange(19)) == 0.0  # shorter than one n-gram
+    assert repeated_frac(np.arange(100)) == 0.0
+    assert repeated_frac(np.zeros(22, int)) == 1 - 1 / 3  # three windows, all alike
+    assert repeated_frac(np.array([1, 2, 1, 2, 1]), size=2) == 0.5
+
+
+def batch(**columns: np.ndarray) -> Batch:
+    zeros = np.zeros(4, np.float32)
+    offsets = np.array([0, 2, 4])
+    return Batch(
+        np.zeros(2, np.int32), np.array([0, 1, 2]), np.zeros(4, np.int32), offsets, zeros,
+        np.array([1, 1, 0, -1], np.float32), np.array([True, True, True, False]), np.arange(2),
+    ).with_columns(**columns)  # fmt: skip
+
+
+def test_batch_figures_leave_masked_tokens_out():
+    metrics = batch_metrics(batch())
+    assert metrics["advantage/mean"] == np.float32(2 / 3)
+    assert metrics["advantage/zero_frac"] == 1 / 3
+    assert (metrics["policy/loss_tokens"], metrics["policy/masked_tokens"]) == (3, 1)
+
+
+def test_tokens_of_no_probability_leave_the_loss():
+    old = np.array([-1, -np.inf, -1, -1], np.float32)
+    assert mask_impossible(batch(old_logprobs=old)).mask.tolist() == [True, False, True, False]
+    assert mask_impossible(batch()).mask.tolist() == [True, True, True, False]
+
+
+def test_each_warning_is_said_once():
+    alerts = Alerts()
+    assert alerts.check({"policy/entropy": 0.1, "rollout/truncated_frac": 0.1}) == []
+    first = alerts.check({"policy/entropy": 0.3, "rollout/truncated_frac": 0.5})
+    assert [line.split(" is ")[0] for line in first] == [
+        "warning: rollout/truncated_frac",
+        "warning: policy/entropy",
+    ]
+    assert alerts.check({"policy/entropy": 0.3, "rollout/truncated_frac": 0.5}) == []
+    assert alerts.check({"policy/entropy": math.nan}) == []
