@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,11 +29,11 @@ class Actors:
         self.placement = launch.Placement(config.cluster)
         self.rewards = launch.start_rewards(config)
         if config.cluster.layout == "colocated":
-            # An engine measures the free memory when it starts: the policy must have left it by
-            # then.
+            # An engine measures the free memory when it starts: all others must have left by then.
             self._start_zero_groups()
             self._wait({g.name: g.start("ready") for g in self._groups})
-            self.policy.call("offload")
+            for group in self._groups:
+                group.call("offload")  # each comes back by itself
             self.rollouts = launch.start_rollouts(config, inputs, self.placement)
             self._wait({"rollout": [a.ready.remote() for a in self.rollouts.actors]})
         else:
@@ -40,6 +41,11 @@ class Actors:
             self._start_zero_groups()
         self._connect()
         self.turns.training()
+
+    @property
+    def shares_gpus(self) -> bool:
+        """Whether a policy and a reference rank have one GPU, so that only one should compute."""
+        return self.config.cluster.device == "cuda"
 
     @property
     def _groups(self) -> list[WorkerGroup]:
@@ -61,11 +67,13 @@ class Actors:
         self.turns = Turns(
             self.policy, self.rollouts, colocated=is_colocated, timeout_s=cluster.sync_timeout_s
         )
+        # The engine samples one token after them, and both must fit its window.
+        num_echo_tokens = min(ECHO_TOKENS, self.config.max_sequence_tokens - 1)
         self.weight_sync = WeightSync(
             self.policy,
             self.rollouts,
             backend=launch.transfer_backend(cluster),
-            echo_tokens=np.resize(self.inputs.train.prompts[0].tokens, ECHO_TOKENS),
+            echo_tokens=np.resize(self.inputs.train.prompts[0].tokens, num_echo_tokens),
             dtype=cluster.dtype,
             timeout_s=cluster.sync_timeout_s,
             turns=self.turns,
@@ -88,10 +96,18 @@ class Actors:
     def _wait(self, calls: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
         names = [f"{name} {i}" for name, refs in calls.items() for i in range(len(refs))]
         refs = [ref for refs in calls.values() for ref in refs]
-        facts = launch.wait_until_ready(
-            refs, self.config.cluster.start_timeout_s, " and ".join(calls)
-        )
+        facts = launch.wait_until_ready(refs, self.config.cluster.start_timeout_s, names)
         return dict(zip(names, facts, strict=True))
+
+    def compute_logprobs(self, groups: Sequence[WorkerGroup], batch: Any) -> list[list[Any]]:
+        """Each group's ``compute_logprobs``; at once, unless they share GPUs."""
+        if self.shares_gpus:
+            return [group.call("compute_logprobs", batch) for group in groups]
+        started = [group.start("compute_logprobs", batch) for group in groups]
+        return [
+            group.finish(calls, "compute_logprobs")
+            for group, calls in zip(groups, started, strict=True)
+        ]
 
     def replace_policy(self) -> None:
         """New policy and reference ranks in place of dead ones; they hold the start model."""
@@ -100,3 +116,5 @@ class Actors:
         self._start_zero_groups()
         self._connect()
         self._wait({group.name: group.start("ready") for group in self._groups})
+        if self.reference is not None and self.config.cluster.layout == "colocated":
+            self.reference.call("offload")

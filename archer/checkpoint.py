@@ -14,11 +14,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from archer.errors import CheckpointError
+from archer.errors import CheckpointError, ConfigError
 
 FORMAT = 1
 
@@ -55,17 +55,28 @@ class Checkpoints:
         """Where the checkpoint of a step is, or would be."""
         return self.folder / f"step_{step:06d}"
 
-    def save(self, state: TrainerState, write: Callable[[Path], None]) -> Path:
+    def save(
+        self, state: TrainerState, write: Callable[[Path], Sequence[Mapping[str, int]] | None]
+    ) -> Path:
         """Have ``write(folder)`` put its files down, then seal and publish the checkpoint.
 
         Whatever ``write`` raises passes through; the checkpoints there were are left as they are.
+
+        Args:
+            write: returns what each worker sees in the folder, sizes in bytes by relative path, or
+                nothing if no worker took part. There is an empty folder ``hf`` to write to.
+
+        Raises:
+            ConfigError: a worker sees a file that is not here, so the folder is not the same.
         """
         final = self.path(state.step)
         temporary = final.with_name(f".{final.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
-            write(temporary)
+            (temporary / "hf").mkdir()
+            for sizes in write(temporary) or ():
+                self._check_visible(temporary, sizes)
             self._seal(temporary, state)
             shutil.rmtree(final, ignore_errors=True)
             temporary.rename(final)
@@ -103,6 +114,17 @@ class Checkpoints:
                 raise self._refuse(checkpoint, wanted)
         return TrainerState(**description["state"])
 
+    def _check_visible(self, folder: Path, sizes: Mapping[str, int]) -> None:
+        missing = sorted(name for name, size in sizes.items() if _size(folder / name) != size)
+        if missing:
+            raise ConfigError(
+                "run.root",
+                str(self.folder),
+                "a folder that all nodes share; of what a worker wrote there, "
+                f"{', '.join(missing)} did not arrive",
+                "Set run.root to a filesystem shared by all nodes, by the same path on each.",
+            )
+
     def _seal(self, folder: Path, state: TrainerState) -> None:
         description = {
             "format": FORMAT,
@@ -116,6 +138,15 @@ class Checkpoints:
     def _refuse(checkpoint: Path, expected: str) -> CheckpointError:
         mend = "Delete this folder to resume from the one before it."
         return CheckpointError("checkpoint", str(checkpoint), expected, mend)
+
+
+def file_sizes(folder: Path) -> dict[str, int]:
+    """Every file below a folder, as this process sees it: sizes in bytes by relative path."""
+    return {str(p.relative_to(folder)): p.stat().st_size for p in _files(folder)}
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
 
 
 def _files(folder: Path) -> list[Path]:

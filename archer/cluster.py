@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -17,7 +20,7 @@ from archer.errors import ConfigError
 from archer.preflight import EvalInputs, Inputs
 from archer.types import SampleRequest
 from archer.weight_sync import free_port
-from archer.workers.group import RankHost, WorkerGroup
+from archer.workers.group import RankHost, WorkerDied, WorkerGroup, last_words
 from archer.workers.pool import StreamingPool
 from archer.workers.reward import RewardWorker
 from archer.workers.rollout import RolloutSpec, RolloutWorker
@@ -31,9 +34,6 @@ QUIET = {
     "VLLM_NO_USAGE_STATS": "1",
 }
 ON_CPU = {
-    # More OpenMP threads than free cores spin against each other: a step of 2 s becomes one of 20
-    # s.
-    "OMP_NUM_THREADS": "1",
     # "auto" would pin every engine of the machine to the same core.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     # Two small sampler helpers are compiled even in eager mode: 20 s at the first request, for
@@ -41,6 +41,12 @@ ON_CPU = {
     "TORCHDYNAMO_DISABLE": "1",
     "CUDA_VISIBLE_DEVICES": "",
     "DS_ACCELERATOR": "cpu",
+}
+FOR_IPC = {
+    # Handles of CUDA memory are pickled on their way from the actor to its engine process. vLLM
+    # wants to be asked, as whoever writes to their socket could run code: it is a Unix socket that
+    # only the two hold.
+    "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",
 }
 
 
@@ -109,16 +115,24 @@ class Placement:
     def engine(self, replica: int) -> dict[str, Any]:
         """Actor options of a rollout engine."""
         is_shared = self.cluster.layout == "colocated"
-        return self._options(
+        options = self._options(
             self._rollout, replica, gpus=0.4 if is_shared else self.cluster.tensor_parallel
         )
+        if transfer_backend(self.cluster) == "ipc":
+            options["runtime_env"]["env_vars"] |= FOR_IPC
+        return options
 
     def rendezvous(self) -> dict[str, Any]:
         """Actor options of a helper on the node of policy rank 0."""
         return self._options(self._policy, 0, gpus=0)
 
     def _options(self, group: PlacementGroup | None, bundle: int, gpus: float) -> dict[str, Any]:
-        environment = QUIET | (ON_CPU if self.cluster.device == "cpu" else {})
+        environment = dict(QUIET)
+        if self.cluster.device == "cpu":
+            # More OpenMP threads than free cores spin against each other: a step of 2 s becomes one
+            # of 20 s.
+            num_threads = max(1, int(self.cluster.cpus_per_worker))
+            environment |= ON_CPU | {"OMP_NUM_THREADS": str(num_threads)}
         options: dict[str, Any] = {
             "num_cpus": self.cluster.cpus_per_worker,
             "runtime_env": {"env_vars": environment},
@@ -194,7 +208,7 @@ def start_rollouts(config: CommonConfig, inputs: EvalInputs, placement: Placemen
     def cost(request: SampleRequest) -> float:
         return len(request.prompt_tokens) + request.max_tokens
 
-    return StreamingPool(spawn, cluster.rollout_replicas, "rollout", cost)
+    return StreamingPool(spawn, cluster.rollout_replicas, "rollout", cluster.start_timeout_s, cost)
 
 
 def start_rewards(config: CommonConfig) -> StreamingPool:
@@ -205,7 +219,7 @@ def start_rewards(config: CommonConfig) -> StreamingPool:
         options = {"num_cpus": 0, "runtime_env": {"env_vars": QUIET}, "max_concurrency": 1000}
         return _start_actor(RewardWorker, options, config.reward)
 
-    return StreamingPool(spawn, 1, "reward")
+    return StreamingPool(spawn, 1, "reward", config.cluster.start_timeout_s)
 
 
 def transfer_backend(cluster: ClusterConfig) -> str:
@@ -216,22 +230,50 @@ def transfer_backend(cluster: ClusterConfig) -> str:
 
 
 def wait_until_ready(
-    refs: Sequence[ray.ObjectRef], timeout_s: float, what: str
+    refs: Sequence[ray.ObjectRef], timeout_s: float, names: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Results of ``ready()`` calls: what each worker says of itself once it runs.
 
+    Args:
+        names: of the worker behind each call, for messages.
+
     Raises:
         ConfigError: they did not start in time, with what Ray still had to give.
+        WorkerDied: one did not start, with its reason.
     """
-    try:
-        return ray.get(refs, timeout=timeout_s)
-    except GetTimeoutError:
-        raise ConfigError(
-            "cluster.start_timeout_s",
-            timeout_s,
-            f"{what} ready in that time; Ray has {ray.available_resources()} left",
-            "Lower the number of workers or cluster.cpus_per_worker, or raise the timeout.",
-        ) from None
+    name_of = dict(zip(refs, names, strict=False))
+    pending, deadline = list(refs), time.monotonic() + timeout_s
+    while pending:
+        done, pending = ray.wait(pending, timeout=max(0.0, deadline - time.monotonic()))
+        if not done:
+            raise ConfigError(
+                "cluster.start_timeout_s",
+                timeout_s,
+                f"{', '.join(name_of[ref] for ref in pending)} ready in that time; "
+                f"Ray has {ray.available_resources()} left",
+                "Lower the number of workers or cluster.cpus_per_worker, or raise the timeout.",
+            )
+        try:
+            ray.get(done)
+        except (RayTaskError, RayActorError) as error:
+            raise WorkerDied(f"{name_of[done[0]]} did not start. {_explain(error)}") from error
+    return ray.get(list(refs))
+
+
+def _explain(error: RayTaskError | RayActorError) -> str:
+    """Why a worker failed, where its log is, and the log's last error if it can be read from here.
+
+    vLLM raises little more than "see above": its engine process explains itself in the log.
+    """
+    reason = last_words(error)
+    session = ray.get_runtime_context().get_session_name()
+    folder = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", session, "logs")
+    pid = re.search(r"pid[=:] *(\d+)", str(error))
+    pattern = f"worker-*-{pid[1]}.err" if pid else "worker-*.err"
+    texts = [path.read_text(errors="replace") for path in folder.glob(pattern)] if pid else []
+    logged = re.findall(r"^\w*(?:Error|Exception): .*", "\n".join(texts), re.MULTILINE)
+    more = logged[-1:] if logged and logged[-1] not in reason else []
+    return "\n".join([reason, f"Its log, on its node: {folder / pattern}", *more])
 
 
 def describe_nodes() -> list[dict[str, Any]]:
@@ -246,6 +288,7 @@ def describe_nodes() -> list[dict[str, Any]]:
 def stop_ray() -> None:
     """End the actors of this run, and the cluster if the run started it.
 
-    Ray kills an actor's process group with it, so engines and verifiers need not be asked to end.
+    Ray kills an actor's process group with it. Verifiers have groups of their own; the kernel ends
+    them, and engines whose Ray was killed, with their actor (``lifetime.die_with``).
     """
     ray.shutdown()

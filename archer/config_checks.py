@@ -126,6 +126,14 @@ def _check_gpus(cluster: ClusterConfig) -> None:
             "1 with cluster.layout=colocated",
             "There an engine has the one GPU of a policy rank; use cluster.layout=disaggregated.",
         )
+    if cluster.layout == "colocated" and cluster.zero_stage != 2:
+        raise ConfigError(
+            "cluster.zero_stage",
+            cluster.zero_stage,
+            "2 with cluster.layout=colocated",
+            "DeepSpeed moves the states of no other stage to CPU memory while engines sample: set "
+            "cluster.zero_stage=2, or cluster.layout=disaggregated.",
+        )
     if cluster.layout == "colocated":
         for key, used in (
             ("cluster.policy_workers", cluster.policy_workers),

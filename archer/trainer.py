@@ -137,18 +137,15 @@ class Trainer:
             trainer.epochs == 1 and trainer.mini_batch_prompts >= trainer.prompts_per_step
         )
         wants_old = not is_on_policy and self.needs & {"old_logprobs", "old_entropy"}
-        old = self.actors.policy.start("compute_logprobs", shared) if wants_old else []
-        if self.actors.reference is not None:
-            parts = self.actors.reference.call("compute_logprobs", shared)
-            batch = batch.with_columns(
-                ref_logprobs=_assemble(batch, [(rows, lp) for rows, lp, _ in parts])
-            )
-        if wants_old:
-            parts = self.actors.policy.finish(old, "compute_logprobs")
-            batch = batch.with_columns(
-                old_logprobs=_assemble(batch, [(rows, logprobs) for rows, logprobs, _ in parts]),
-                old_entropy=_assemble(batch, [(rows, entropy) for rows, _, entropy in parts]),
-            )
+        policy, reference = self.actors.policy, self.actors.reference
+        asked = [g for g in (policy if wants_old else None, reference) if g is not None]
+        for group, parts in zip(asked, self.actors.compute_logprobs(asked, shared), strict=True):
+            logprobs = _assemble(batch, [(rows, logprobs) for rows, logprobs, _ in parts])
+            if group is reference:
+                batch = batch.with_columns(ref_logprobs=logprobs)
+            else:
+                entropy = _assemble(batch, [(rows, entropy) for rows, _, entropy in parts])
+                batch = batch.with_columns(old_logprobs=logprobs, old_entropy=entropy)
         return mask_impossible(batch)
 
     def _show_sampling(self, done: int, wanted: int) -> None:
@@ -297,13 +294,15 @@ class Trainer:
         self.actors.weight_sync.push(version=self.state.step)
 
     def _save(self) -> None:
-        def write(folder: Path) -> None:
-            self.actors.policy.call("save", str(folder))
+        def write(folder: Path) -> list[dict[str, int]]:
+            sizes = self.actors.policy.call("save", str(folder))
             self.actors.policy.call("export", str(folder / "hf"))
             self.inputs.tokenizer.save(folder / "hf")
+            return sizes
 
         try:
-            self.checkpoints.save(self.state, write)
+            with self.actors.turns.saving():
+                self.checkpoints.save(self.state, write)
         except (OSError, RayTaskError) as error:
             reason = error.cause if isinstance(error, RayTaskError) else error
             raise CheckpointNotWritten(
@@ -352,4 +351,5 @@ def _update_metrics(updates: list[UpdateResult]) -> dict[str, float]:
     metrics["policy/grad_norm"] = updates[0].grad_norm
     metrics["policy/optimizer_steps"] = float(updates[0].num_steps)
     metrics["policy/skipped_updates"] = float(updates[0].num_skipped)
+    metrics["policy/empty_mini_batches"] = float(updates[0].num_empty)
     return metrics

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-import ray
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError, RayTaskError
+
+from archer.errors import WeightSyncError
 from archer.workers.group import WorkerGroup
 from archer.workers.pool import StreamingPool
 
@@ -42,7 +49,34 @@ class Turns:
             self.policy.call("offload")
             self._engines("wake", ["kv_cache"])
 
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Around the writing of a checkpoint, which loads the policy: engines make room for it."""
+        self.training()
+        yield
+        # Not after an error, which ends the run or replaces the policy.
+        if self.colocated:
+            self.policy.call("offload")
+            self._engines("wake", ["weights", "kv_cache"])
+
     def _engines(self, method: str, *args: object) -> None:
-        ray.get(
-            [getattr(a, method).remote(*args) for a in self.rollouts.actors], timeout=self.timeout_s
-        )
+        ask_engines(self.rollouts.actors, method, *args, timeout_s=self.timeout_s)
+
+
+def ask_engines(
+    engines: Sequence[ActorHandle], method: str, *args: Any, timeout_s: float
+) -> list[Any]:
+    """Call a method of every engine; the answers in their order.
+
+    Raises:
+        RayActorError: an engine is dead.
+        WeightSyncError: an engine failed, or the deadline passed.
+    """
+    try:
+        return ray.get([getattr(e, method).remote(*args) for e in engines], timeout=timeout_s)
+    except GetTimeoutError:
+        raise WeightSyncError(
+            f"rollout engines gave no answer to {method}() in {timeout_s:.0f} s"
+        ) from None
+    except RayTaskError as error:
+        raise WeightSyncError(f"a rollout engine failed in {method}(): {error.cause}") from error

@@ -203,5 +203,7 @@ class UpdateResult:
     num_steps: int
     num_skipped: int
     """Optimizer steps skipped because a gradient was not finite."""
+    num_empty: int
+    """Mini-batches without a token in the loss: no optimizer step, and not in ``num_steps``."""
     ended_skipping: int
     """How many of the last steps in a row were skipped."""

@@ -1,9 +1,9 @@
 """Policy weights -> every rollout engine, with a version, verified.
 
 Order of one push, held by a test on fakes: send (start, update, finish) -> commit the version and
-drop the prefix cache -> echo. The echo asks each engine for the log-probs of fixed tokens and
-compares them with the trainer's, so a stale or partial sync is an error at once and never a slow
-failure.
+drop the prefix cache -> compare fingerprints -> echo. Fingerprints differ if any bit of any weight
+does, so a stale or partial sync is an error at once and never a slow failure. The echo asks each
+engine for the log-probs of fixed tokens: the same weights must also mean the same model.
 
 Transports are vLLM's weight-transfer backends: ``nccl`` between different GPUs, ``ipc`` on shared
 ones, and ``shm`` (ours, registered in ``workers/vllm_cpu.py``) on a CPU.
@@ -11,6 +11,7 @@ ones, and ``shm`` (ours, registered in ``workers/vllm_cpu.py``) on a CPU.
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import socket
@@ -21,11 +22,11 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from archer.errors import WeightSyncError
-from archer.turns import Turns
-from archer.workers.group import NoAnswer, WorkerGroup
+from archer.turns import Turns, ask_engines
+from archer.workers.group import NoAnswer, WorkerDied, WorkerGroup
 from archer.workers.pool import StreamingPool
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 ECHO_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.25}
 """Largest |log-prob difference| between engine and trainer that counts as the same weights; kernels
 that compute in bfloat16 differ by a few hundredths on the same weights."""
+
+
+PROBE_S = 10.0
+"""How long an engine may take to say that it lives; it hangs otherwise."""
 
 
 class WeightSync:
@@ -71,13 +76,25 @@ class WeightSync:
     def push(self, version: int) -> dict[str, float]:
         """Send the current policy weights to every engine as ``version``.
 
+        An engine that died before or meanwhile is replaced, as often as the pool allows.
+
         Raises:
-            WeightSyncError: the deadline passed, an engine refused, or an engine's echo differs.
+            WeightSyncError: the deadline passed, an engine refused, or holds other weights.
+            WorkerDied: policy ranks died, or wait for ever for an engine that did.
         """
-        # An engine that died while idle is replaced here and gets its weights with the others.
         self.version = version
-        self.rollouts.ensure_alive()
-        return self._push(self.rollouts.actors)
+        while True:
+            self.rollouts.ensure_alive()
+            num_restarts = self.rollouts.num_restarts
+            try:
+                return self._push(self.rollouts.actors)
+            except NoAnswer:
+                raise
+            except (WorkerDied, RayActorError, WeightSyncError):
+                # The death of an engine shows in many ways, that of a policy rank among them.
+                self.rollouts.ensure_alive()
+                if self.rollouts.num_restarts == num_restarts:
+                    raise
 
     def _refresh(self, actor: ActorHandle) -> None:
         """Bring a restarted engine to the current version."""
@@ -89,41 +106,60 @@ class WeightSync:
         if actors != self._connected:
             self.policy.call("connect", self.backend, actors)
             self._connected = list(actors)
-        try:
-            self.policy.call("send_weights")
-        except (RayTaskError, NoAnswer) as error:
-            raise WeightSyncError(
-                f"weight version {self.version} did not reach every engine: {error}"
-            ) from error
+        self._send(actors)
+        fingerprint = self.policy.call("fingerprint")[0]
         expected = self.policy.call("echo", self.echo_tokens)[0]
         self.turns.sampling()
-        self._all(actors, "commit_version", self.version)
+        self._ask(actors, "commit_version", self.version)
+        self._compare_fingerprints(actors, fingerprint)
         return {
-            "weight_sync/echo_diff": self._verify(actors, expected),
+            "weight_sync/echo_diff": self._compare_echoes(actors, expected),
             "weight_sync/push_s": time.monotonic() - began,
         }
 
-    def _verify(self, actors: list[ActorHandle], expected: np.ndarray) -> float:
+    def _send(self, actors: list[ActorHandle]) -> None:
+        try:
+            self.policy.call("send_weights")
+        except (RayTaskError, NoAnswer) as error:
+            if isinstance(error, NoAnswer) and any(map(_is_dead, actors)):
+                raise  # ranks that hang in a broadcast to a dead engine must be replaced
+            raise WeightSyncError(
+                f"weight version {self.version} did not reach every engine: {error}"
+            ) from error
+
+    def _compare_fingerprints(self, actors: list[ActorHandle], expected: int) -> None:
+        for i, found in enumerate(self._ask(actors, "fingerprint")):
+            if found != expected:
+                raise WeightSyncError(
+                    f"engine {i} lacks weight version {self.version}: its weights have the "
+                    f"fingerprint {found:016x}, the trainer's {expected:016x}"
+                )
+
+    def _compare_echoes(self, actors: list[ActorHandle], expected: np.ndarray) -> float:
         worst = 0.0
-        for i, echoed in enumerate(self._all(actors, "echo", self.echo_tokens.tolist())):
-            difference = float(np.abs(echoed - expected).max())
+        for i, echoed in enumerate(self._ask(actors, "echo", self.echo_tokens.tolist())):
+            difference = float(np.abs(echoed - expected).max(initial=0.0))
             if not difference <= self.tolerance:
                 raise WeightSyncError(
-                    f"engine {i} lacks weight version {self.version}: log-probs differ from "
-                    f"the trainer's by up to {difference:.3g} (allowed {self.tolerance:g})"
+                    f"engine {i} computes otherwise than the trainer with weight version "
+                    f"{self.version}: log-probs differ by up to {difference:.3g} "
+                    f"(allowed {self.tolerance:g})"
                 )
             worst = max(worst, difference)
         return worst
 
-    def _all(self, actors: list[ActorHandle], method: str, *args: Any) -> list[Any]:
-        try:
-            return ray.get(
-                [getattr(a, method).remote(*args) for a in actors], timeout=self.timeout_s
-            )
-        except GetTimeoutError:
-            raise WeightSyncError(
-                f"rollout engines gave no answer to {method}() in {self.timeout_s:.0f} s"
-            ) from None
+    def _ask(self, actors: list[ActorHandle], method: str, *args: Any) -> list[Any]:
+        return ask_engines(actors, method, *args, timeout_s=self.timeout_s)
+
+
+def _is_dead(actor: ActorHandle) -> bool:
+    try:
+        ray.get(actor.ready.remote(), timeout=PROBE_S)
+    except RayActorError:
+        return True
+    except GetTimeoutError:
+        pass
+    return False
 
 
 class WeightSource(Protocol):
@@ -139,6 +175,8 @@ class Sender(Protocol):
 
     def send_weights(self) -> None: ...
 
+    def shutdown(self) -> None: ...
+
 
 def open_sender(
     backend: str, engines: list[ActorHandle], source: WeightSource, rank: int, ranks_per_engine: int
@@ -152,7 +190,9 @@ def open_sender(
     if backend == "ipc":
         from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 
-        info = IPCTrainerInitInfo(rank=rank, packed=True)
+        # Tensors are never split: vLLM's 1 GiB is too little for a large embedding.
+        size = max(IPCTrainerInitInfo.packed_buffer_size_bytes, largest_tensor_bytes(source))
+        info = IPCTrainerInitInfo(rank=rank, packed=True, packed_buffer_size_bytes=size)
     else:
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
@@ -166,6 +206,10 @@ def open_sender(
     # vLLM asks for its own base class, which would import vLLM wherever weights are held.
     vllm_source = cast(Any, source)
     return WeightTransferTrainerFactory.trainer_init(info, client=client, source=vllm_source)
+
+
+def largest_tensor_bytes(source: WeightSource) -> int:
+    return max(math.prod(meta.shape) * meta.dtype.itemsize for meta in source.metadata())
 
 
 class RolloutClient:
@@ -219,6 +263,10 @@ class ShmSender:
             self.client.start_weight_update()
             self.client.update_weights(layout)
             self.client.finish_weight_update()
+
+    def shutdown(self) -> None:
+        self._block.close()
+        os.close(self._file)
 
     def _write(self) -> dict[str, Any]:
         names, dtypes, shapes, offsets = [], [], [], []

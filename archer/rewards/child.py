@@ -6,13 +6,10 @@ It has no clock: whoever waits for the reply kills the process when the deadline
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import logging
 import math
-import os
 import resource
-import signal
 import socket
 import sys
 import warnings
@@ -22,15 +19,16 @@ from functools import partial
 from numbers import Real
 from typing import Any
 
+from archer.lifetime import die_with
 from archer.rewards import resolve_reward
 from archer.rewards.frames import pack, read_frame
 from archer.types import RewardResult, ScoreRequest
 
 MEMORY_BYTES = 2 << 30
+"""Address space of the process, so that a response cannot take the machine's memory."""
 DETAIL_CHARS = 1000
 PRELOAD = {"math": "archer.rewards.equivalence"}
 """Slow imports of a reward function, done before the first deadline starts to run."""
-_PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
@@ -55,14 +53,6 @@ def main() -> None:
         while (message := read_frame(stream)) is not None:
             stream.write(pack(asdict(verdict(judge, ScoreRequest(**message)))))
             stream.flush()
-
-
-def die_with(parent_pid: int) -> None:
-    """Have the kernel kill this process, whatever it does, when the thread that started it ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:  # it was gone before the call above
-        sys.exit()
 
 
 def load(name: str, args: dict[str, Any]) -> Callable[[ScoreRequest], Any]:

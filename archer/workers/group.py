@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from archer.errors import RunError
 
@@ -92,6 +92,15 @@ class WorkerGroup:
     def kill(self) -> None:
         for actor in self.actors:
             ray.kill(actor, no_restart=True)
+
+
+def last_words(error: BaseException) -> str:
+    """What ended a worker or a call to it, without Ray's traceback."""
+    if isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
+        return last_words(error.cause)
+    if isinstance(error, RayError):
+        return (str(error).splitlines() or [""])[-1].strip() or type(error).__name__
+    return str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
 
 
 def _any_dead(refs: list[ray.ObjectRef]) -> bool:

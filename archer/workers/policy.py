@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import resource
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from ray.actor import ActorHandle
 
 from archer import batch as batching
 from archer.algos import TokenInputs, resolve_objective
+from archer.checkpoint import file_sizes
 from archer.config import TrainConfig
 from archer.types import Batch, UpdateResult
 from archer.weight_sync import Sender, open_sender
-from archer.workers import zero
+from archer.workers import fingerprint, zero
 from archer.workers.model import PolicyModel, model_inputs
 
 
@@ -126,7 +128,8 @@ class ReferenceWorker(ModelWorker):
 
     def compute_logprobs(self, batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         result = super().compute_logprobs(batch)
-        if self.config.cluster.offload_reference:
+        cluster = self.config.cluster
+        if cluster.offload_reference or cluster.layout == "colocated":
             self.offload()
         return result
 
@@ -179,9 +182,14 @@ class PolicyWorker(ModelWorker):
         sums = MetricSums()
         norms: list[float] = []
         applied: list[bool] = []
+        num_empty = 0
         for seed in seeds:
             for rows in batching.mini_batches(batch, self.config.trainer.mini_batch_prompts, seed):
                 mini_batch = batch.select(rows)
+                if not mini_batch.mask.any():
+                    # Momentum and decay would move the weights. All ranks see the same mask.
+                    num_empty += 1
+                    continue
                 self.accumulate_gradients(mini_batch, sums)
                 norm, was_applied = self._step()
                 norms.append(norm)
@@ -190,10 +198,11 @@ class PolicyWorker(ModelWorker):
         finite = [n for n in norms if np.isfinite(n)]
         return UpdateResult(
             sums=sums.sums(),
-            maxima=sums.maxima(),
+            maxima=sums.maxima() | {"memory/policy_peak_gib": self._peak_memory_gib()},
             grad_norm=float(np.mean(finite)) if finite else float("nan"),
             num_steps=len(norms),
             num_skipped=applied.count(False),
+            num_empty=num_empty,
             ended_skipping=len(
                 list(itertools.takewhile(lambda was_applied: not was_applied, reversed(applied)))
             ),
@@ -258,15 +267,25 @@ class PolicyWorker(ModelWorker):
 
     def connect(self, backend: str, engines: list[ActorHandle]) -> None:
         """Open the weight-sync transport to these rollout engines."""
-        source = zero.FullParameters(self.module, self.config.cluster.zero_stage)
+        if self._sender is not None:
+            self._sender.shutdown()
         self._sender = open_sender(
-            backend, engines, source, self.rank, self.config.cluster.tensor_parallel
+            backend,
+            engines,
+            self._full_parameters(),
+            self.rank,
+            self.config.cluster.tensor_parallel,
         )
 
     def send_weights(self) -> None:
         assert self._sender is not None, "connect() comes first"
         self._onload()
         self._sender.send_weights()
+
+    def fingerprint(self) -> int:
+        """Fingerprint of the weights, to compare with the engines'. Collective under ZeRO-3."""
+        self._onload()
+        return fingerprint.whole(tensor for _, tensor in self._full_parameters())
 
     def echo(self, tokens: np.ndarray) -> np.ndarray:
         """Log-probs of ``tokens[1:]`` at temperature 1, as the engines' ``echo``: float32 [n-1]."""
@@ -281,11 +300,19 @@ class PolicyWorker(ModelWorker):
             logprobs, _ = self.engine(**inputs, temperature=1.0)
         return logprobs.cpu().numpy()
 
-    def save(self, folder: str) -> None:
-        """This rank's part of an exact-resume checkpoint."""
+    def save(self, folder: str) -> dict[str, int]:
+        """Write this rank's part of an exact-resume checkpoint.
+
+        Returns:
+            What this rank then sees of all parts: sizes in bytes by relative path.
+        """
         self._onload()
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)  # on a disk that is not the driver's
+        torch.save(torch.get_rng_state(), path / f"rng_{self.rank}.pt")
+        # Last, as it ends with a barrier: all files are whole then.
         self.engine.save_checkpoint(folder, tag="zero", save_latest=False)
-        torch.save(torch.get_rng_state(), Path(folder) / f"rng_{self.rank}.pt")
+        return file_sizes(path)
 
     def load(self, folder: str) -> None:
         self._onload()
@@ -296,15 +323,16 @@ class PolicyWorker(ModelWorker):
         """Hugging Face folder of the weights; rank 0 writes, all ranks gather."""
         self._onload()
         weights = {}
-        for name, tensor in zero.FullParameters(self.module, self.config.cluster.zero_stage):
+        for name, tensor in self._full_parameters():
             if self.rank == 0:
                 weights[name] = tensor.cpu().clone()
         if self.rank == 0:
             self.causal_lm.save_pretrained(folder, state_dict=weights)
 
-    def peak_memory_gib(self) -> float:
-        import resource
+    def _full_parameters(self) -> zero.FullParameters:
+        return zero.FullParameters(self.module, self.config.cluster.zero_stage)
 
+    def _peak_memory_gib(self) -> float:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated() / 2**30
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -14,9 +14,10 @@ from typing import Any, Protocol
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from archer.errors import RunError
+from archer.workers.group import last_words
 
 SUBMIT_TIMEOUT_S = 10.0
 """``submit`` only queues; an actor that takes longer hangs, and whoever waits for results will say
@@ -45,10 +46,15 @@ class StreamingPool:
     """Requests spread over actors by outstanding cost.
 
     Args:
-        spawn: starts actor number i and returns its handle; called again when it died. num_actors:
-        how many. name: what to call them in messages. cost: expected work of a request, in any
-        unit, for balancing. prepare: called with the handle of a *re*-started actor before it gets
-        requests: weights go here. max_restarts: give up after so many deaths.
+        spawn: starts actor number i and returns its handle; called again when it died.
+        num_actors: how many.
+        name: what to call them in messages.
+        start_timeout_s: how long an actor may take to start, or to say that it runs.
+        cost: expected work of a request, in any unit, for balancing.
+        max_restarts: give up after so many deaths, failed starts among them.
+
+    ``prepare`` is called with the handle of a *re*-started actor before it gets requests: weights
+    go there.
     """
 
     def __init__(
@@ -56,10 +62,12 @@ class StreamingPool:
         spawn: Callable[[int], ActorHandle],
         num_actors: int,
         name: str,
+        start_timeout_s: float,
         cost: Callable[[Any], float] = lambda request: 1.0,
         max_restarts: int = 10,
     ):
         self._spawn, self._cost, self.name = spawn, cost, name
+        self._start_timeout_s = start_timeout_s
         self._members = [_Member(spawn(i)) for i in range(num_actors)]
         self._restarts_left = max_restarts
         self.num_restarts = 0
@@ -68,10 +76,6 @@ class StreamingPool:
     @property
     def actors(self) -> list[ActorHandle]:
         return [member.actor for member in self._members]
-
-    @property
-    def num_outstanding(self) -> int:
-        return sum(len(member.outstanding) for member in self._members)
 
     def submit(self, requests: Sequence[Any]) -> None:
         """Queue requests; each goes to the actor with the least outstanding cost."""
@@ -98,7 +102,12 @@ class StreamingPool:
         return [m.poll for m in self._members if m.poll is not None]
 
     def take(self, poll: ray.ObjectRef) -> list[tuple[str, Any]]:
-        """Results behind a ready poll. A dead actor is replaced and its requests re-queued."""
+        """Results behind a ready poll. A dead actor is replaced and its requests re-queued.
+
+        Raises:
+            RunError: an actor could not handle a request.
+            PoolExhausted: too many actors died.
+        """
         member = next(m for m in self._members if m.poll == poll)
         member.poll = None
         try:
@@ -106,6 +115,8 @@ class StreamingPool:
         except RayActorError as error:
             self._revive(member, error)
             return []
+        except RayTaskError as error:
+            raise RunError(f"{self.name} worker failed. {last_words(error)}") from error
         fresh = [
             (id, result) for id, result in results if member.outstanding.pop(id, None) is not None
         ]
@@ -130,25 +141,35 @@ class StreamingPool:
         """Replace actors that died while idle, when no poll could notice."""
         for member in self._members:
             try:
-                ray.get(member.actor.ready.remote())
-            except RayActorError as error:
+                self._wait_until_ready(member.actor)
+            except RayError as error:
                 self._revive(member, error)
 
-    def _revive(self, member: _Member, cause: Exception) -> None:
+    def _wait_until_ready(self, actor: ActorHandle) -> None:
+        ray.get(actor.ready.remote(), timeout=self._start_timeout_s)
+
+    def _revive(self, member: _Member, cause: RayError) -> None:
+        """Replace an actor, again if the new one does not start or dies while it is prepared."""
+        requests = list(member.outstanding.values())
+        member.outstanding, member.poll, member.submits = {}, None, []
+        is_ready = False
+        while not is_ready:
+            self._count_death(cause)
+            ray.kill(member.actor, no_restart=True)
+            member.actor = self._spawn(self._members.index(member))
+            try:
+                self._wait_until_ready(member.actor)
+                self.prepare(member.actor)
+                is_ready = True
+            except RayError as error:
+                cause = error
+        self._give(member, requests)
+
+    def _count_death(self, cause: RayError) -> None:
         if self._restarts_left == 0:
+            times = self.num_restarts + 1
             raise PoolExhausted(
-                f"{self.name} actors died {self.num_restarts + 1} times; the last: {cause}"
+                f"{self.name} actors died {times} times; the last: {last_words(cause)}"
             ) from cause
         self._restarts_left -= 1
         self.num_restarts += 1
-        ray.kill(member.actor, no_restart=True)
-        requests = list(member.outstanding.values())
-        member.outstanding, member.poll, member.submits = {}, None, []
-        member.actor = self._spawn(self._members.index(member))
-        ray.get(member.actor.ready.remote())
-        self.prepare(member.actor)
-        self._give(member, requests)
-
-    def close(self) -> None:
-        for member in self._members:
-            ray.kill(member.actor, no_restart=True)

@@ -61,14 +61,6 @@ class RewardWorker:
             if id in self._pending:
                 self._pending[id].cancel()
 
-    async def close(self) -> None:
-        """Drop what is pending and kill the processes."""
-        pending = list(self._pending.values())
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
-        await self._processes.close()
-
     async def _score(self, request: ScoreRequest) -> RewardResult:
         if self._truncated == "wrong" and request.finish_reason == "length":
             return RewardResult(0.0, False, "ok", detail="truncated")
@@ -77,6 +69,11 @@ class RewardWorker:
     def _collect(self, task: asyncio.Task[RewardResult]) -> None:
         id = task.get_name()
         del self._pending[id]
-        aborted = RewardResult.failure("crashed", "aborted")
-        self._finished.append((id, aborted if task.cancelled() else task.result()))
+        if task.cancelled():
+            result = RewardResult.failure("crashed", "aborted")
+        elif error := task.exception():
+            result = RewardResult.failure("crashed", f"{type(error).__name__}: {error}")
+        else:
+            result = task.result()
+        self._finished.append((id, result))
         self._has_finished.set()

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from archer.errors import RunError
 from archer.types import Completion, SampleRequest
 
 
@@ -45,6 +46,7 @@ class RolloutWorker:
         self._tasks: dict[str, asyncio.Task] = {}
         self._aborted: set[str] = set()
         self._finished: list[tuple[str, Completion]] = []
+        self._failures: list[RunError] = []
         self._any_finished = asyncio.Event()
 
     async def ready(self) -> dict[str, Any]:
@@ -67,7 +69,14 @@ class RolloutWorker:
             self._tasks[request.id] = asyncio.create_task(self._run(request))
 
     async def next_finished(self) -> list[tuple[str, Completion]]:
+        """Wait for at least one completion, then return all that came since the last call.
+
+        Raises:
+            RunError: the engine did not take a request.
+        """
         await self._any_finished.wait()
+        if self._failures:
+            raise self._failures.pop(0)
         self._any_finished.clear()
         finished, self._finished = self._finished, []
         return finished
@@ -80,9 +89,27 @@ class RolloutWorker:
         await self._engine.abort(ids)
 
     async def _run(self, request: SampleRequest) -> None:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            completion = await self._complete(request)
+            self._finished.append((request.id, completion))
+        except EngineDeadError:
+            # The engine process died under us. This actor cannot heal it: exit, so that the pool
+            # sees a death, starts a new actor and re-queues what was in flight.
+            os._exit(1)
+        except Exception as error:
+            self._failures.append(
+                RunError(f"Request {request.id}: {type(error).__name__}: {error}")
+            )
+        finally:
+            self._tasks.pop(request.id, None)
+            self._aborted.discard(request.id)
+            self._any_finished.set()
+
+    async def _complete(self, request: SampleRequest) -> Completion:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
-        from vllm.v1.engine.exceptions import EngineDeadError
 
         params = SamplingParams(
             temperature=request.temperature,
@@ -95,20 +122,10 @@ class RolloutWorker:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         prompt = {"prompt_token_ids": request.prompt_tokens.tolist()}
-        try:
-            output = None
-            if request.id not in self._aborted:
-                output = await _last(self._engine.generate(prompt, params, request.id))
-            completion = _completion(request.id, output)
-        except EngineDeadError:
-            # The engine process died under us. This actor cannot heal it: exit, so that the pool
-            # sees a death, starts a new actor and re-queues what was in flight.
-            os._exit(1)
-        finally:
-            self._tasks.pop(request.id, None)
-            self._aborted.discard(request.id)
-        self._finished.append((request.id, completion))
-        self._any_finished.set()
+        output = None
+        if request.id not in self._aborted:
+            output = await _last(self._engine.generate(prompt, params, request.id))
+        return _completion(request.id, output)
 
     async def echo(self, tokens: list[int]) -> np.ndarray:
         """Log-probabilities the engine gives to ``tokens[1:]``, at temperature 1: float32 [n-1]."""
@@ -122,6 +139,12 @@ class RolloutWorker:
         return np.array(
             [p[t].logprob for p, t in zip(positions, tokens[1:], strict=True)], dtype=np.float32
         )
+
+    async def fingerprint(self) -> int:
+        """Fingerprint of the weights the engine holds, to compare with the trainer's."""
+        from archer.workers import fingerprint
+
+        return fingerprint.merged(await self._engine.collective_rpc("weight_fingerprints"))
 
     async def commit_version(self, version: int) -> None:
         """Adopt a version: the prefix cache still holds keys and values of the old weights."""
@@ -163,17 +186,13 @@ class RolloutWorker:
         self._is_updating = False
         await self._engine.finish_weight_update()
 
-    async def close(self) -> None:
-        if self._engine is not None:
-            with contextlib.suppress(Exception):
-                self._engine.shutdown()
-
 
 def _start_engine(spec: RolloutSpec) -> Any:
     from vllm.config import WeightTransferConfig
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
-    from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
+    from archer.workers.vllm_process import OneRankExecutor, RanksExecutor
 
     on_cpu = spec.device == "cpu"
     options: dict[str, Any] = {}
@@ -184,7 +203,6 @@ def _start_engine(spec: RolloutSpec) -> Any:
         # shared.
         options |= {
             "block_size": 32,
-            "worker_extension_cls": "archer.workers.vllm_cpu.CpuWorkerExtension",
         }
     else:
         options |= {
@@ -201,15 +219,16 @@ def _start_engine(spec: RolloutSpec) -> Any:
             # One prompt always fits one step; only many at once are cut.
             max_num_batched_tokens=max(8192, spec.max_model_len),
             tensor_parallel_size=spec.tensor_parallel,
-            # One rank needs no worker process beside the engine's own. The class and not "uni",
-            # because vLLM replaces that word by "mp" on a CPU.
-            distributed_executor_backend=UniProcExecutor if spec.tensor_parallel == 1 else "mp",
+            distributed_executor_backend=(
+                OneRankExecutor if spec.tensor_parallel == 1 else RanksExecutor
+            ),
             enforce_eager=on_cpu,
             enable_prefix_caching=True,
             # After temperature, so that they are the log-probs the tokens were drawn from.
             logprobs_mode="processed_logprobs",
             generation_config="vllm",
             weight_transfer_config=WeightTransferConfig(backend=spec.weight_transfer),
+            worker_extension_cls="archer.workers.vllm_worker.WorkerExtension",
             trust_remote_code=spec.trust_remote_code,
             seed=spec.seed,
             disable_log_stats=True,

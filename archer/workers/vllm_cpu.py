@@ -23,8 +23,6 @@ factory.
 
 from __future__ import annotations
 
-import ctypes
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -172,13 +170,6 @@ class CpuWorkerExtension:
     """Named by ``worker_extension_cls``; the module's import is what matters."""
 
 
-def _die_with_parent() -> None:
-    """Have the kernel end this process with the engine; by itself it may take half a minute."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
-_die_with_parent()
 custom_ops._supports_onednn = False
 layer_utils.dispatch_cpu_unquantized_gemm = _batch_invariant_linear
 WeightTransferEngineFactory.register_engine("shm", ShmWeightTransferEngine)

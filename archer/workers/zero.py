@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -54,16 +54,21 @@ class FiniteAdamW(torch.optim.AdamW):
         gradients = [
             p.grad for group in self.param_groups for p in group["params"] if p.grad is not None
         ]
-        device = (
-            self.param_groups[0]["params"][0].device if gradients == [] else gradients[0].device
-        )
-        finite = torch.ones(1, device=device)
+        # Offloaded gradients lie in CPU memory, where NCCL cannot reduce.
+        finite = torch.ones(1, device=_device())
         for gradient in gradients:
-            finite *= torch.isfinite(gradient).all()
+            finite *= torch.isfinite(gradient).all().to(finite.device)
         dist.all_reduce(finite, op=dist.ReduceOp.MIN)
         if finite.item():
             super().step(closure)
             self.num_applied += 1
+
+
+def _device() -> str:
+    """What the process group reduces on."""
+    from deepspeed.accelerator import get_accelerator
+
+    return cast(Any, get_accelerator()).current_device_name()
 
 
 def build_engine(
@@ -91,6 +96,10 @@ def build_engine(
         engine, *_ = deepspeed.initialize(model=module, config=config)
         return engine
     config["gradient_clipping"] = optimizer.max_grad_norm
+    if stage >= 2:
+        # By default micro-batches add up in the model's type: in bfloat16 their size would change
+        # the gradient. Stages 0 and 1 have no such setting that leaves the rest as it is.
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
     adam = FiniteAdamW(
         _parameter_groups(module, optimizer.weight_decay),
         lr=optimizer.learning_rate,

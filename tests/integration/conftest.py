@@ -79,8 +79,8 @@ def engines(
 
     yield start
     for pool in pools.values():
-        ray.wait([actor.close.remote() for actor in pool.actors], num_returns=2, timeout=10)
-        pool.close()
+        for actor in pool.actors:
+            ray.kill(actor)
 
 
 @pytest.fixture(scope="session")

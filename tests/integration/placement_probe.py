@@ -9,10 +9,12 @@ import ray
 from archer.cluster import Placement
 from archer.config import ClusterConfig
 
+SHOWN = ("CUDA_VISIBLE_DEVICES", "VLLM_ALLOW_INSECURE_SERIALIZATION")
+
 
 class Probe:
-    def gpus(self) -> str:
-        return os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    def environment(self) -> list[str]:
+        return [os.environ.get(key, "") for key in SHOWN]
 
 
 def main() -> None:
@@ -35,7 +37,7 @@ def main() -> None:
         "rollout": place(placement.engine, cluster.rollout_replicas),
     }
     placed = {
-        role: ray.get([a.gpus.remote() for a in actors], timeout=120)
+        role: ray.get([a.environment.remote() for a in actors], timeout=120)
         for role, actors in roles.items()
     }
     print(json.dumps(placed))

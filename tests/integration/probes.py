@@ -76,14 +76,17 @@ class Bench:
 
     def __init__(self, config: TrainConfig, _: str, *rendezvous: Any):
         self._config, self._rendezvous = config, rendezvous
-        self._workers: dict[tuple[str, int, str], ProbePolicy] = {}
+        self._workers: dict[tuple[str, int, str, str], ProbePolicy] = {}
         self._current: ProbePolicy | None = None
 
-    def use(self, model_path: str, zero_stage: int, purpose: str = "") -> None:
-        """Go on as the worker of this model, stage and purpose; built at first use."""
-        key = (model_path, zero_stage, purpose)
+    def use(
+        self, model_path: str, zero_stage: int, purpose: str = "", dtype: str = "float32"
+    ) -> None:
+        """Go on as the worker of this model, stage, purpose and type; built at first use."""
+        key = (model_path, zero_stage, purpose, dtype)
         if key not in self._workers:
-            cluster = self._config.cluster.model_copy(update={"zero_stage": zero_stage})
+            changes = {"zero_stage": zero_stage, "dtype": dtype}
+            cluster = self._config.cluster.model_copy(update=changes)
             config = self._config.model_copy(update={"cluster": cluster})
             self._workers[key] = ProbePolicy(config, model_path, *self._rendezvous)
         self._current = self._workers[key]
@@ -112,7 +115,7 @@ class ProbePolicy(PolicyWorker):
         _, pieces, _ = self._share(mini_batch)
         self.config = config
         gradients = {
-            name: deepspeed.utils.safe_get_full_grad(p).detach().cpu().clone().numpy()
+            name: deepspeed.utils.safe_get_full_grad(p).detach().float().cpu().clone().numpy()
             for name, p in self.module.named_parameters()
         }
         # Without a learning rate a step only clears the gradients; the moments enter none of them.
@@ -146,7 +149,7 @@ class ProbePolicy(PolicyWorker):
         }
         return {name: [np.array(t.detach()) for t in values] for name, values in tensors.items()}
 
-    def perturb(self, scale: float, seed: int) -> None:
+    def perturb(self, scale: float, seed: int, is_relative: bool = False) -> None:
         """Add noise to every weight, the same on all ranks."""
         import deepspeed
 
@@ -159,7 +162,7 @@ class ProbePolicy(PolicyWorker):
                 gathered if self.config.cluster.zero_stage == 3 else torch.no_grad(),
                 torch.no_grad(),
             ):
-                p.add_(noise)
+                p.add_(noise * p if is_relative else noise)
 
     def skip_in_sync(self, name: str | None) -> None:
         """Leave one tensor out of every coming sync; None sends all again."""
@@ -167,14 +170,17 @@ class ProbePolicy(PolicyWorker):
         kept = [meta.name for meta in source.metadata() if meta.name != name]
         self._sender.source = _Filtered(source, kept)  # type: ignore[union-attr]
 
+    def freeze_in_sync(self, name: str) -> None:
+        """Send the present values of one tensor in every coming sync, until ``skip_in_sync``."""
+        source = self._full_parameters()
+        present = {n: tensor.clone() for n, tensor in source if n == name}
+        self._sender.source = _Frozen(source, present)  # type: ignore[union-attr]
+
     def send_nothing(self, is_silent: bool) -> None:
         """Turn ``send_weights`` into a no-op, as a sync that was lost without an error."""
         self.__dict__.pop("send_weights", None)
         if is_silent:
             self.send_weights = lambda: None  # type: ignore[method-assign]
-
-    def _full_parameters(self) -> zero.FullParameters:
-        return zero.FullParameters(self.module, self.config.cluster.zero_stage)
 
     def _set_learning_rate(self, learning_rate: float) -> None:
         for group in self.engine.optimizer.param_groups:
@@ -192,6 +198,16 @@ class _Filtered:
 
     def __iter__(self) -> Any:
         return ((name, tensor) for name, tensor in self._source if name in self._names)
+
+
+class _Frozen:
+    """A weight source with the values of an earlier time for some tensors."""
+
+    def __init__(self, source: zero.FullParameters, values: dict[str, torch.Tensor]):
+        self._source, self._values = source, values
+
+    def __iter__(self) -> Any:
+        return ((name, self._values.get(name, tensor)) for name, tensor in self._source)
 
 
 def random_batch(lengths: list[int], seed: int = 0) -> Batch:

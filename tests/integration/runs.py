@@ -19,6 +19,7 @@ import psutil
 
 from archer.metrics import read_metrics
 
+NUM_PROBLEMS, NUM_SAMPLES = 16, 4
 SMALL = (
     "trainer.prompts_per_step=4",
     "trainer.group_size=4",
@@ -26,15 +27,11 @@ SMALL = (
     "trainer.num_steps=6",
     "run.save_every=3",
     "eval.every=3",
-    "eval.max_problems=8",
-    "eval.num_samples=2",
+    f"eval.max_problems={NUM_PROBLEMS}",
+    f"eval.num_samples={NUM_SAMPLES}",
     "logger.wandb=off",
 )
-TWO_OF_EACH = (
-    "cluster.policy_workers=2",
-    "cluster.rollout_replicas=2",
-    "cluster.cpus_per_worker=0.1",
-)
+TWO_RANKS = ("cluster.policy_workers=2", "cluster.cpus_per_worker=0.1")
 TIMING = re.compile("time/|throughput/|memory/|weight_sync/push_s")
 
 
@@ -108,6 +105,9 @@ class Run:
                 raise AssertionError(f"the run never got there\n{self.output}")
             time.sleep(0.1)
 
+    def checkpoint(self, step: int) -> Path:
+        return self.folder / "checkpoints" / f"step_{step:06d}"
+
     def wait_for_step(self, step: int) -> None:
         self.wait_for(lambda: f"step {step}/" in self.output)
 
@@ -149,9 +149,9 @@ class Run:
 
 @cache
 def undisturbed() -> Run:
-    """Six steps with two of each worker, nothing in their way: what others are compared with."""
+    """Six steps with two ranks, nothing in their way: what others are compared with."""
     root = Path(tempfile.mkdtemp(prefix="archer-undisturbed-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
-    run = Run(root, *TWO_OF_EACH)
+    run = Run(root, *TWO_RANKS)
     assert run.wait() == 0, run.output
     return run

@@ -159,7 +159,7 @@ ARITHMETIC = [
     Case("reward.num_workers=9999", "cluster.cpus_per_worker", "0.5", "reward.num_workers"),
     Case("cluster.layout=colocated", "cluster.layout", "'colocated'", "cluster.device=cuda"),
     Case("cluster=1x1", "cluster.device", "'cuda'", "cluster=local"),
-    Case("cluster=1x8 cluster.policy_workers=4", "cluster.policy_workers", "4", "both equal"),
+    Case("cluster=1x8 cluster.policy_workers=4", "cluster.policy_workers", "4", "num_nodes * gpus"),
     Case("cluster=1x8 cluster.tensor_parallel=3", "cluster.tensor_parallel", "3", "spans nodes"),
     Case("cluster.num_nodes=2", "cluster.num_nodes", "2", "cluster.address=auto"),
     Case("model.attention=flash_attention_2", "model.attention", "'flash_att", "sdpa"),

@@ -165,6 +165,34 @@ def test_non_finite_gradient_of_one_rank_skips_the_step_on_all(
         assert all(np.isfinite(values).all() for values in new["weights"])
 
 
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_mini_batch_without_a_token_in_the_loss_moves_nothing(
+    benches: dict[int, WorkerGroup], model: Path, batch: Batch, stage: int
+):
+    bench = benches[2]
+    bench.call("use", str(model), stage, "empty")
+    bench.call("update", batch, [0], 1e-3)  # from here on there is momentum
+    before = bench.call("state")
+    for update in bench.call("update", batch.with_columns(mask=batch.mask & False), [0, 1], 1e-3):
+        assert (update.num_steps, update.num_skipped, update.num_empty) == (0, 0, 2)
+    for old, new in zip(before, bench.call("state"), strict=True):
+        assert differing(old, new) == set()
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_bfloat16_micro_batches_add_up_in_float32(
+    benches: dict[int, WorkerGroup], model: Path, stage: int
+):
+    """In bfloat16 the sum of equal parts would stop growing: from 256 on a part is half a bit."""
+    bench = benches[1]
+    bench.call("use", str(model), stage, "", "bfloat16")
+    row = random_batch([12])
+    [alone] = bench.call("gradients", row, WIDE, "padded")
+    [copies] = bench.call("gradients", row.select(np.zeros(400, np.int64)), 1, "padded")
+    assert copies["num_micro_batches"] == 400
+    assert relative_difference(copies["gradients"], alone["gradients"]) <= 0.02
+
+
 def differing(old: dict[str, list[np.ndarray]], new: dict[str, list[np.ndarray]]) -> set[str]:
     """Kinds of state of which any tensor changed by any bit; a kind without tensors counts too."""
     return {

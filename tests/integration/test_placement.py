@@ -11,8 +11,8 @@ import pytest
 pytestmark = pytest.mark.integration
 
 
-def placed(**cluster) -> dict[str, list[str]]:
-    """Role to the CUDA_VISIBLE_DEVICES of each of its workers."""
+def placed(**cluster) -> tuple[dict[str, list[str]], set[str]]:
+    """Role to the CUDA_VISIBLE_DEVICES of each of its workers; and which roles may unpickle."""
     cluster |= {"device": "cuda", "dtype": "bfloat16", "start_timeout_s": 60.0}
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("placement_probe.py")), json.dumps(cluster)],
@@ -22,18 +22,26 @@ def placed(**cluster) -> dict[str, list[str]]:
         timeout=180,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    roles = json.loads(done.stdout.splitlines()[-1])
+    gpus = {role: [visible for visible, _ in workers] for role, workers in roles.items()}
+    return gpus, {role for role, workers in roles.items() if any(flag for _, flag in workers)}
 
 
 def test_colocated_roles_share_each_gpu():
-    roles = placed(layout="colocated", gpus_per_node=2, policy_workers=2, rollout_replicas=2)
+    roles, may_unpickle = placed(
+        layout="colocated", gpus_per_node=2, policy_workers=2, rollout_replicas=2
+    )
     assert roles["policy"] == roles["rollout"] == roles["reference"]
     assert sorted(roles["policy"]) == ["0", "1"]
+    assert may_unpickle == {"rollout"}
 
 
 def test_disaggregated_engines_have_gpus_of_their_own():
-    roles = placed(layout="disaggregated", gpus_per_node=3, policy_workers=1, tensor_parallel=2)
+    roles, may_unpickle = placed(
+        layout="disaggregated", gpus_per_node=3, policy_workers=1, tensor_parallel=2
+    )
     assert roles["policy"] == roles["reference"]
     engine = roles["rollout"][0].split(",")
     assert len(engine) == 2
     assert sorted(engine + roles["policy"]) == ["0", "1", "2"]
+    assert may_unpickle == set()

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import ray
+import torch
 from engine_calls import DEADLINE_S, collect, request, run_alone
 from probes import EOS, MAX_RESPONSE_TOKENS
 
 from archer.batch import build_batch
+from archer.cluster import FOR_IPC
 from archer.collector import sample_requests
 from archer.config import AlgoConfig
+from archer.errors import RunError
 from archer.types import Group, Prompt, RewardResult, Sample
 from archer.weight_sync import WeightSync
 from archer.workers.group import WorkerGroup
@@ -90,12 +95,44 @@ def test_abort_right_after_submit_is_not_lost(pool: StreamingPool):
     pool.submit(requests)
     pool.abort([r.id for r in requests])
     reasons = []
-    while pool.num_outstanding:
-        ready, _ = ray.wait(pool.polls(), num_returns=1, timeout=DEADLINE_S)
+    while polls := pool.polls():
+        ready, _ = ray.wait(polls, num_returns=1, timeout=DEADLINE_S)
         reasons += [completion.finish_reason for _, completion in pool.take(ready[0])]
     assert len(reasons) == len(requests)
     assert "length" not in reasons
     assert reasons.count("abort") > len(requests) / 2  # an early EOS may still win
+
+
+def test_a_request_that_the_engine_refuses_is_an_error_and_harms_no_other(pool: StreamingPool):
+    pool.submit([request(400, temperature=-1.0), request(401)])
+    results: list[tuple[str, object]] = []
+    with pytest.raises(RunError, match=r"^rollout worker failed. .*Request 400: .*temperature"):
+        while polls := pool.polls():
+            ready, _ = ray.wait(polls, num_returns=1, timeout=DEADLINE_S)
+            results += pool.take(ready[0])
+    assert run_alone(pool.actors[0], [request(402)]).keys() <= {"401", "402"}
+
+
+def test_ipc_handles_reach_the_engine_process_if_it_may_unpickle(pool: StreamingPool):
+    """Of GPUs only the handle is missing here; CUDA's are tuples of this shape."""
+    handle = (
+        *(torch.Tensor, torch.Size([8]), (1,), 0, torch.UntypedStorage, torch.uint8, 0),
+        *(b"memory", 8, 0, b"counter", 0, b"event", True),
+    )
+    payload = {"names": ["head"], "shapes": [[8]], "ipc_handles": {"GPU-0": handle}}
+    arrived = ray.get(pool.actors[0].__ray_call__.remote(through_msgpack, payload, FOR_IPC))
+    as_lists = [list(part) if isinstance(part, tuple) else part for part in handle]
+    assert arrived == {**payload, "ipc_handles": {"GPU-0": as_lists}}
+    with pytest.raises(TypeError, match="VLLM_ALLOW_INSECURE_SERIALIZATION"):
+        ray.get(pool.actors[0].__ray_call__.remote(through_msgpack, payload, {}))
+
+
+def through_msgpack(_: object, payload: object, environment: dict[str, str]) -> object:
+    """What vLLM's engine process receives of an update."""
+    from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
+
+    with mock.patch.dict(os.environ, environment):
+        return MsgpackDecoder().decode(MsgpackEncoder().encode(payload))
 
 
 def test_first_update_is_exactly_on_policy(

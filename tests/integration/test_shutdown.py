@@ -37,7 +37,7 @@ def assert_clean_end(run: Run, number: signal.Signals) -> None:
 
 def test_ctrl_c_while_training_saves_the_last_whole_step(tmp_path: Path, started: list[Run]):
     # From an exported folder: DeepSpeed, vLLM and the tokenizer of a new run load it.
-    folder = undisturbed().folder / "checkpoints" / "step_000006" / "hf"
+    folder = undisturbed().checkpoint(6) / "hf"
     run = Run(tmp_path, *ENDLESS, f"model.path={folder}")
     started.append(run)
     run.wait_for_step(2)

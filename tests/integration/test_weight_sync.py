@@ -66,6 +66,7 @@ def test_engines_agree_with_the_trainer_after_every_weight_moved(
     for echo in echoes(sync):
         np.testing.assert_allclose(echo, expected[0], atol=1e-4)
     assert metrics["weight_sync/echo_diff"] <= 1e-4
+    assert metrics["weight_sync/push_s"] < 10
 
 
 @pytest.mark.parametrize(
@@ -80,11 +81,23 @@ def test_tensor_that_was_not_sent_is_an_error(
         sync.push(version=2)
 
 
-def test_weights_that_never_arrived_are_caught_by_the_echo(
+def test_weights_that_never_arrived_are_an_error_however_little_they_moved(
     sync: WeightSync, policy_bench: WorkerGroup
 ):
-    perturb(policy_bench, seed=3)
+    before = echoes(sync)[0]
+    policy_bench.call("perturb", 1e-6, 3, True)
+    assert np.abs(policy_bench.call("echo", sync.echo_tokens)[0] - before).max() < sync.tolerance
     policy_bench.call("send_nothing", True)
+    with pytest.raises(WeightSyncError, match=r"engine 0 lacks weight version 2"):
+        sync.push(version=2)
+
+
+@pytest.mark.parametrize("name", ["model.layers.0.mlp.up_proj.weight", "model.norm.weight"])
+def test_one_tensor_of_the_version_before_is_an_error(
+    sync: WeightSync, policy_bench: WorkerGroup, name: str
+):
+    policy_bench.call("freeze_in_sync", name)
+    policy_bench.call("perturb", 1e-6, 3, True)
     with pytest.raises(WeightSyncError, match=r"engine 0 lacks weight version 2"):
         sync.push(version=2)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from archer.checkpoint import Checkpoints, TrainerState
-from archer.errors import CheckpointError
+from archer.checkpoint import Checkpoints, TrainerState, file_sizes
+from archer.errors import CheckpointError, ConfigError
 
 IDENTITY = {"model": "tiny", "world_size": 2}
 
@@ -19,7 +19,6 @@ def state_of(step: int) -> TrainerState:
 
 
 def write(folder: Path) -> None:
-    (folder / "hf").mkdir()
     (folder / "hf" / "model.safetensors").write_bytes(b"weights")
     (folder / "rng_0.pt").write_bytes(b"random")
 
@@ -63,12 +62,35 @@ def test_a_full_disk_leaves_the_previous_checkpoint_whole_and_no_rest(checkpoint
 def test_a_crash_while_writing_leaves_nothing_that_counts(checkpoints: Checkpoints):
     checkpoints.save(state_of(3), write)
     left_by_kill = checkpoints.folder / ".step_000006.tmp"
-    left_by_kill.mkdir()
+    (left_by_kill / "hf").mkdir(parents=True)
     write(left_by_kill)
     assert checkpoints.latest() == checkpoints.path(3)
     checkpoints.save(state_of(6), write)  # the same name again, over the rest
     assert checkpoints.load(checkpoints.path(6)) == state_of(6)
     assert not left_by_kill.exists()
+
+
+def test_what_workers_wrote_elsewhere_is_no_checkpoint(checkpoints: Checkpoints):
+    checkpoints.save(state_of(3), write)
+
+    def write_elsewhere(folder: Path) -> list[dict[str, int]]:
+        write(folder)
+        return [file_sizes(folder), {"rng_1.pt": 6, "zero/of_rank_1.pt": 900}]
+
+    with pytest.raises(ConfigError, match=r"run.root=.*rng_1.pt, zero/of_rank_1.pt did not arrive"):
+        checkpoints.save(state_of(6), write_elsewhere)
+    assert [p.name for p in checkpoints.folder.iterdir()] == ["step_000003"]
+
+
+@pytest.mark.parametrize("size", [0, 5, 7])
+def test_a_file_that_is_here_with_another_size_did_not_arrive(checkpoints: Checkpoints, size: int):
+    def write_more(folder: Path) -> list[dict[str, int]]:
+        write(folder)
+        assert file_sizes(folder) == {"hf/model.safetensors": 7, "rng_0.pt": 6}
+        return [{"rng_0.pt": size}]
+
+    with pytest.raises(ConfigError, match=r"rng_0.pt did not arrive"):
+        checkpoints.save(state_of(3), write_more)
 
 
 def test_a_torn_file_is_refused_by_name(checkpoints: Checkpoints):

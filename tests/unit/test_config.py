@@ -20,7 +20,7 @@ VALID: dict[str, Any] = {
     "sampling": {"max_response_tokens": 64},
 }
 GPUS = {"cluster.device": "cuda", "cluster.num_nodes": 2, "cluster.gpus_per_node": 8}
-COLOCATED = {**GPUS, "cluster.layout": "colocated"}
+COLOCATED = {**GPUS, "cluster.layout": "colocated", "cluster.zero_stage": 2}
 REMOVED = object()
 
 
@@ -82,6 +82,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"cluster.layout": "colocated"}, "cluster.layout='colocated'", "cluster.device=cuda"),
     ({"cluster.device": "cuda"}, "cluster.gpus_per_node=0", "at least 1"),
     ({**GPUS, "cluster.tensor_parallel": 3}, "cluster.tensor_parallel=3", "divisor"),
+    ({**COLOCATED, "cluster.zero_stage": 3}, "cluster.zero_stage=3", "cluster.zero_stage=2"),
     (
         {**COLOCATED, "cluster.policy_workers": 8, "cluster.rollout_replicas": 16},
         "cluster.policy_workers=8",

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
+from archer.errors import RunError
 from archer.workers.pool import PoolExhausted, StreamingPool
+
+START_TIMEOUT_S = 7.0
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class FakeActor:
     def __init__(self, number: int):
         self.number, self.submitted, self.aborted = number, [], []
         self.submits: list[FakeRef] = []
-        self.is_dead = self.was_killed = False
+        self.is_dead = self.was_killed = self.hangs = False
+        self.failure: Exception | None = None
         self._results: list[tuple[str, str]] = []
         for method in ("submit", "next_finished", "abort", "ready"):
             setattr(self, method, SimpleNamespace(remote=getattr(self, f"_{method}")))
@@ -64,16 +68,28 @@ class FakeActor:
     def _alive(self, value: Any) -> Any:
         if self.is_dead:
             raise RayActorError
+        if self.hangs:
+            raise GetTimeoutError
+        if self.failure is not None:
+            raise RayTaskError("method", "Traceback ...", self.failure).as_instanceof_cause()
         return value
 
 
 @pytest.fixture
 def spawned(monkeypatch: pytest.MonkeyPatch) -> list[FakeActor]:
     """All actors ever started, in order."""
-    monkeypatch.setattr(ray, "get", lambda ref, timeout=None: ref.value())
+    monkeypatch.setattr(ray, "get", _get)
     monkeypatch.setattr(ray, "wait", _wait)
     monkeypatch.setattr(ray, "kill", lambda actor, no_restart: setattr(actor, "was_killed", True))
     return []
+
+
+def _get(ref: FakeRef, timeout: float | None = None) -> Any:
+    try:
+        return ref.value()
+    except GetTimeoutError:
+        assert timeout == START_TIMEOUT_S, "this would wait for ever"
+        raise
 
 
 def _wait(refs: list[FakeRef], num_returns: int, timeout: float) -> None:
@@ -81,12 +97,20 @@ def _wait(refs: list[FakeRef], num_returns: int, timeout: float) -> None:
         ref.was_awaited = True
 
 
-def make_pool(spawned: list[FakeActor], num_actors: int = 2, **options: Any) -> StreamingPool:
+def make_pool(
+    spawned: list[FakeActor],
+    num_actors: int = 2,
+    is_broken: Callable[[int], bool] = lambda start: False,
+    **options: Any,
+) -> StreamingPool:
+    """A pool whose actors are fakes; ``is_broken(n)`` says whether the n-th start fails."""
+
     def spawn(number: int) -> FakeActor:
         spawned.append(FakeActor(number))
+        spawned[-1].is_dead = is_broken(len(spawned) - 1)
         return spawned[-1]
 
-    return StreamingPool(spawn, num_actors, "rollout", **options)  # type: ignore[arg-type]
+    return StreamingPool(spawn, num_actors, "rollout", START_TIMEOUT_S, **options)  # type: ignore[arg-type]
 
 
 def test_requests_go_to_the_least_loaded_actor(spawned: list[FakeActor]):
@@ -116,7 +140,7 @@ def test_results_come_back_once(spawned: list[FakeActor]):
     assert pool.take(pool.polls()[0]) == [("a", "result of a by actor 0")]
     spawned[0].finish("a", "b")
     assert pool.take(pool.polls()[0]) == [("b", "result of b by actor 0")]
-    assert pool.num_outstanding == 0
+    assert pool.polls() == []
 
 
 def test_requests_of_a_dead_actor_go_to_its_prepared_replacement(spawned: list[FakeActor]):
@@ -166,4 +190,55 @@ def test_abort_follows_the_submits_to_the_actor_that_has_the_request(spawned: li
     pool.abort(["c", "a", "unknown"])
     assert spawned[0].aborted == ["a", "c"]
     assert spawned[1].aborted == []
-    assert pool.num_outstanding == 4  # until they come back
+    assert len(pool.polls()) == 2  # until they come back
+
+
+def test_a_request_that_an_actor_cannot_handle_ends_the_run_by_name(spawned: list[FakeActor]):
+    pool = make_pool(spawned)
+    pool.submit([Request("p3/0")])
+    spawned[0].failure = RunError("Request p3/0: ValueError: max_tokens must be at least 1")
+    with pytest.raises(RunError, match=r"^rollout worker failed. .*p3/0: ValueError: max_tokens"):
+        pool.take(pool.polls()[0])
+
+
+def test_replacements_that_do_not_start_are_tried_again(spawned: list[FakeActor]):
+    pool = make_pool(spawned, num_actors=1, is_broken=lambda start: start in (1, 2))
+    pool.submit([Request("a")])
+    spawned[0].is_dead = True
+    assert pool.take(pool.polls()[0]) == []
+    assert [actor.submitted for actor in spawned] == [["a"], [], [], ["a"]]
+    assert [actor.was_killed for actor in spawned] == [True, True, True, False]
+    assert pool.num_restarts == 3
+
+
+def test_a_replacement_that_dies_when_it_gets_weights_is_tried_again(spawned: list[FakeActor]):
+    pool = make_pool(spawned, num_actors=1)
+    prepared: list[FakeActor] = []
+
+    def prepare(actor: FakeActor) -> None:
+        prepared.append(actor)
+        if len(prepared) == 1:
+            raise RayActorError
+
+    pool.prepare = prepare  # type: ignore[assignment]
+    spawned[0].is_dead = True
+    pool.ensure_alive()
+    assert prepared == spawned[1:]
+    assert len(spawned) == 3
+
+
+def test_no_replacement_that_starts_exhausts_the_pool(spawned: list[FakeActor]):
+    pool = make_pool(spawned, num_actors=1, max_restarts=3, is_broken=lambda start: start > 0)
+    pool.submit([Request("a")])
+    spawned[0].is_dead = True
+    with pytest.raises(PoolExhausted, match="rollout actors died 4 times"):
+        pool.take(pool.polls()[0])
+    assert len(spawned) == 1 + 3
+
+
+def test_an_actor_that_does_not_answer_in_time_is_replaced(spawned: list[FakeActor]):
+    pool = make_pool(spawned)
+    spawned[0].hangs = True
+    pool.ensure_alive()
+    assert spawned[0].was_killed
+    assert pool.actors == [spawned[2], spawned[1]]

@@ -90,8 +90,9 @@ def test_a_response_that_kills_twice_is_reported_as_crashed():
 def test_processes_killed_while_idle_cost_no_attempt():
     async def main():
         processes = VerifierProcesses(MISBEHAVE, {}, 3, 5.0)
+        before = set(psutil.Process().children())  # Ray's, when other tests started it
         await processes.start()
-        for child in psutil.Process().children():
+        for child in set(psutil.Process().children()) - before:
             child.kill()
         await asyncio.sleep(0.2)  # until they are gone
         result = await processes.score(request("1"))
@@ -119,8 +120,9 @@ def test_the_event_loop_that_ray_prefers():
 
 
 def test_nothing_is_left_after_close_nor_after_the_parents_death():
+    before = set(psutil.Process().children())
     score_all(["1"], workers=2)
-    assert not psutil.Process().children()
+    assert set(psutil.Process().children()) <= before
     script = f"""
 import asyncio, sys
 sys.path[:0] = {sys.path!r}
@@ -175,7 +177,7 @@ def run_worker(use, **config):
         try:
             return await use(worker)
         finally:
-            await worker.close()
+            await worker._processes.close()
 
     return asyncio.run(main())
 
@@ -228,6 +230,20 @@ def test_aborted_requests_come_back_once_and_leave_the_pool_whole():
     )
     assert not any(result.is_valid for _, result in aborted)
     assert [(id, result.reward) for id, result in after] == [("next", 1.0)]
+
+
+def test_a_request_that_breaks_the_pool_itself_is_not_lost(monkeypatch):
+    async def broken(processes, request):
+        raise TypeError("a reply with a field too many")
+
+    async def use(worker):
+        monkeypatch.setattr(VerifierProcesses, "score", broken)
+        await worker.submit([request("1")])
+        return await worker.next_finished()
+
+    ((_, result),) = run_worker(use)
+    assert result.status == "crashed"
+    assert result.detail == "TypeError: a reply with a field too many"
 
 
 @pytest.mark.parametrize(("truncated", "reward"), [("wrong", 0.0), ("score", 1.0)])
