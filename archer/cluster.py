@@ -241,7 +241,7 @@ def wait_until_ready(
         ConfigError: they did not start in time, with what Ray still had to give.
         WorkerDied: one did not start, with its reason.
     """
-    name_of = dict(zip(refs, names, strict=False))
+    name_of = dict(zip(refs, names, strict=True))
     pending, deadline = list(refs), time.monotonic() + timeout_s
     while pending:
         done, pending = ray.wait(pending, timeout=max(0.0, deadline - time.monotonic()))

@@ -13,7 +13,10 @@ class ConfigError(ValueError):
 
     def __init__(self, key: str, value: object, expected: str, mend: str):
         self.key, self.value, self.expected, self.mend = key, value, expected, mend
-        super().__init__(f"{key}={value!r}: expected {expected}. {mend}")
+        super().__init__(key, value, expected, mend)  # so that it survives the way from a worker
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.value!r}: expected {self.expected}. {self.mend}"
 
 
 class CheckpointError(ConfigError):

@@ -98,8 +98,12 @@ def _sample_sets(
         stop.install()
         rewards = launch.start_rewards(config)
         rollouts = launch.start_rollouts(config, inputs, launch.Placement(cluster))
-        ready = [actor.ready.remote() for actor in rollouts.actors + rewards.actors]
-        launch.wait_until_ready(ready, cluster.start_timeout_s, "all workers")
+        ready = {
+            f"{pool.name} {i}": actor.ready.remote()
+            for pool in (rollouts, rewards)
+            for i, actor in enumerate(pool.actors)
+        }
+        launch.wait_until_ready(list(ready.values()), cluster.start_timeout_s, list(ready))
         stream = SampleStream(rollouts, rewards, inputs.tokenizer, cluster.step_timeout_s)
         for name, found in inputs.evals.items():
             with console.progress(f"evaluating {name}", len(found.prompts)) as advance:

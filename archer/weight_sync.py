@@ -254,6 +254,8 @@ class ShmSender:
         self.client, self.source, self.is_sender = client, source, rank == 0
         self._file = os.memfd_create("archer-weights")
         self._block = mmap.mmap(-1, 1)
+        if self.is_sender:
+            client.init_weight_transfer_engine({})  # ends what a sender that failed left open
 
     def send_weights(self) -> None:
         # Gather first, on every rank, so that a failing engine cannot leave peers inside a

@@ -138,6 +138,14 @@ def test_samples_carry_the_version_they_were_drawn_from(sync: WeightSync):
             assert run_alone(actor, [sample_request(0)])["0"].weight_version == version
 
 
+def test_update_that_a_failed_sender_left_open_is_ended(
+    sync: WeightSync, synced: Callable[..., WeightSync]
+):
+    """As on the engines that live when another dies in the middle of a push."""
+    ray.get([actor.start_weight_update.remote() for actor in sync.rollouts.actors])
+    synced(sync.rollouts).push(version=2)
+
+
 def test_engine_that_hangs_is_an_error_within_the_deadline(
     sync: WeightSync, synced: Callable[..., WeightSync]
 ):

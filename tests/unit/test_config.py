@@ -1,6 +1,7 @@
 """A wrong configuration is refused with the key, the value and the way out."""
 
 import copy
+import pickle
 import subprocess
 import sys
 from typing import Any
@@ -141,7 +142,8 @@ def test_a_mandatory_value_left_open_names_its_key():
 
 def test_run_name_tells_runs_apart():
     assert load({"seed": 3}).run_name == "grpo-tiny-arithmetic-seed3"
-    assert load({"run.name": "mine", "run.experiment": "e"}).run_dir.parts[-3:] == ("runs", "e", "mine")
+    mine = load({"run.name": "mine", "run.experiment": "e"})
+    assert mine.run_dir.parts[-3:] == ("runs", "e", "mine")
 
 
 def test_known_keys_reach_into_optional_sections():
@@ -153,3 +155,9 @@ def test_known_keys_reach_into_optional_sections():
 def test_reading_a_config_does_not_import_torch():
     code = "import sys, archer.config, archer.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_error_of_a_worker_reaches_the_driver_whole():
+    error = ConfigError("reward.name", "mth", "one of math", "Choose it.")
+    arrived = pickle.loads(pickle.dumps(error))
+    assert str(arrived) == str(error) == "reward.name='mth': expected one of math. Choose it."

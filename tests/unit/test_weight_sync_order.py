@@ -254,6 +254,7 @@ class Source:
 def test_shared_block_holds_every_tensor_at_its_offset():
     layouts: list[dict[str, Any]] = []
     client = SimpleNamespace(
+        init_weight_transfer_engine=lambda info: None,
         start_weight_update=lambda: None,
         update_weights=layouts.append,
         finish_weight_update=lambda: None,
@@ -286,6 +287,7 @@ def read_block(layout: dict[str, Any]) -> dict[str, torch.Tensor]:
 def test_block_goes_with_its_sender():
     layouts: list[dict[str, Any]] = []
     client = SimpleNamespace(
+        init_weight_transfer_engine=lambda info: None,
         start_weight_update=lambda: None,
         update_weights=layouts.append,
         finish_weight_update=lambda: None,
@@ -307,6 +309,11 @@ def test_engines_start_before_they_are_sent_to_and_only_by_rank_0():
         ShmSender(client, Source(), rank).send_weights()
     assert events == [
         f"engine {i} {method}"
-        for method in ("start_weight_update", "update_weights", "finish_weight_update")
+        for method in (
+            "init_weight_transfer_engine",
+            "start_weight_update",
+            "update_weights",
+            "finish_weight_update",
+        )
         for i in (0, 1)
     ]
