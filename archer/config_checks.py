@@ -48,6 +48,13 @@ def check_training(config: TrainConfig) -> None:
             f"at most trainer.mini_batch_prompts * trainer.group_size = {mini_batch}",
             "Every rank needs a response of each mini-batch: use fewer ranks.",
         )
+    if cluster.dtype == "bfloat16" and cluster.zero_stage < 2:
+        raise ConfigError(
+            "cluster.zero_stage",
+            cluster.zero_stage,
+            "2 or 3 with cluster.dtype=bfloat16",
+            "DeepSpeed adds gradients up in bfloat16 below: set cluster.zero_stage=2.",
+        )
     if algo.reject_uniform and trainer.group_size < 2:
         raise ConfigError(
             "trainer.group_size",

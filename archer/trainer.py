@@ -1,11 +1,9 @@
 """The loop.
 
-    PromptLoader --prompts--> rollouts (vLLM) --samples--> rewards (verifier processes) -->
-    Collector
-                                   ^                                                           |
-                                   groups
-                              WeightSync <-- PolicyWorker.update <-- advantages <-- log-probs (old,
-                              reference)
+    prompts ──▶ rollouts (vLLM) ──samples──▶ rewards (verifier processes) ──▶ Collector
+                   ▲                                                             │ groups
+                   │                                                             ▼
+               WeightSync ◀── PolicyWorker.update ◀── log-probs ◀── advantages, flat Batch
 
 Step n samples from policy version n and leaves version n + 1. The driver holds no model and imports
 no torch.

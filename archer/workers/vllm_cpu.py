@@ -1,24 +1,20 @@
 """Everything vLLM needs on a CPU to take part in RL: the one place for its traps.
 
-vLLM imports this module in the process that owns the model, before the model is built, because
-``worker_extension_cls`` names ``CpuWorkerExtension``. That import is the hook for three repairs:
+``vllm_worker.py`` imports this module in the process that owns the model, before the model is
+built. That import is the hook for three repairs:
 
 1. *Packed weights.* CPU linear layers are repacked for oneDNN after loading and the plain weight is
-freed. A
-   later ``load_weights`` then fails, or worse, leaves layers stale (a tied ``lm_head`` keeps its
-   old values with nothing but a warning). Packing is therefore switched off; weights are updated in
-   place.
+   freed. A later ``load_weights`` then fails, or worse, leaves layers stale (a tied ``lm_head``
+   keeps its old values with nothing but a warning). Packing is therefore switched off; weights are
+   updated in place.
 2. *Seeded requests.* When vLLM discards a sampled token (chunked prefill, preemption) it takes the
-draw back
-   through the offset of the request's ``torch.Generator``; CPU generators have none and the whole
-   engine dies. The subclass below goes back to the state before the draw, so that what a seed gives
-   does not depend on how prompts were cut.
+   draw back through the offset of the request's ``torch.Generator``; CPU generators have none and
+   the whole engine dies. The subclass below goes back to the state before the draw, so that what a
+   seed gives does not depend on how prompts were cut.
 3. *Few rows.* A plain matrix product takes other kernels for a few rows, with other last bits.
-Fewer than
-   ``MIN_ROWS`` are padded, so that log-probs do not depend on what else is being decoded.
+   Fewer than ``MIN_ROWS`` are padded, so that log-probs do not depend on what else is decoded.
 
-It also registers ``shm``, a weight-transfer engine over POSIX shared memory, with vLLM's own
-factory.
+It also registers ``shm``, a weight-transfer engine over shared memory, with vLLM's own factory.
 """
 
 from __future__ import annotations
@@ -164,10 +160,6 @@ def _views(buffer: torch.Tensor, info: ShmUpdateInfo):
         dtype = getattr(torch, dtype_name)
         num_bytes = torch.Size(shape).numel() * dtype.itemsize
         yield name, buffer[offset : offset + num_bytes].view(dtype).view(shape)
-
-
-class CpuWorkerExtension:
-    """Named by ``worker_extension_cls``; the module's import is what matters."""
 
 
 custom_ops._supports_onednn = False

@@ -85,6 +85,11 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({**GPUS, "cluster.tensor_parallel": 3}, "cluster.tensor_parallel=3", "divisor"),
     ({**COLOCATED, "cluster.zero_stage": 3}, "cluster.zero_stage=3", "cluster.zero_stage=2"),
     (
+        {"cluster.dtype": "bfloat16", "cluster.zero_stage": 1},
+        "cluster.zero_stage=1",
+        "zero_stage=2",
+    ),
+    (
         {**COLOCATED, "cluster.policy_workers": 8, "cluster.rollout_replicas": 16},
         "cluster.policy_workers=8",
         "num_nodes * gpus_per_node",
