@@ -1,9 +1,9 @@
 """Policy weights -> every rollout engine, with a version, verified.
 
 Order of one push, held by a test on fakes: send (start, update, finish) -> commit the version and
-drop the prefix cache -> compare fingerprints -> echo. Fingerprints differ if any bit of any weight
-does, so a stale or partial sync is an error at once and never a slow failure. The echo asks each
-engine for the log-probs of fixed tokens: the same weights must also mean the same model.
+drop the prefix cache -> compare fingerprints -> echo. A changed bit of any weight changes the
+fingerprint, so a stale or partial sync is an error at once and never a slow failure. The echo asks
+each engine for the log-probs of fixed tokens: the same values must also lie in the right places.
 
 Transports are vLLM's weight-transfer backends: ``nccl`` between different GPUs, ``ipc`` on shared
 ones, and ``shm`` (ours, registered in ``workers/vllm_cpu.py``) on a CPU.

@@ -1,7 +1,8 @@
-"""One number for all weights, equal in trainer and engine if and only if their weights are.
+"""One number for all weights, the same in trainer and engine when their weights are.
 
 Engines fuse, shard and pad what the trainer sends, so the number is a sum over elements: it does
-not depend on how they are arranged, and the zeros of padding add nothing to it.
+not depend on how they are arranged, and the zeros of padding add nothing to it. Other values
+practically never give it; the same values in other places do, which the echo of log-probs is for.
 """
 
 from __future__ import annotations

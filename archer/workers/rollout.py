@@ -199,11 +199,8 @@ def _start_engine(spec: RolloutSpec) -> Any:
     if spec.kv_cache_bytes is not None:
         options["kv_cache_memory_bytes"] = spec.kv_cache_bytes
     if on_cpu:
-        # The default CPU block of 128 tokens never fits inside a short prompt, so nothing would be
-        # shared.
-        options |= {
-            "block_size": 32,
-        }
+        # The default CPU block of 128 tokens is longer than many a prompt: nothing is shared.
+        options["block_size"] = 32
     else:
         options |= {
             "gpu_memory_utilization": spec.gpu_memory_utilization,

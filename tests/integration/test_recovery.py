@@ -68,7 +68,7 @@ def assert_ledger_balances(metrics: dict[str, float]) -> None:
     assert metrics["ledger/submitted"] == sum(metrics[f"ledger/{name}"] for name in names) > 0
 
 
-@pytest.mark.parametrize(("step", "victim"), enumerate(["rollout", "engine", "reward"], start=1))
+@pytest.mark.parametrize(("step", "victim"), [(1, "rollout"), (2, "engine"), (3, "reward")])
 def test_a_killed_actor_is_replaced_and_its_requests_are_asked_again(
     killed: Run, step: int, victim: str
 ):
