@@ -35,7 +35,7 @@ lint: setup ## Check style and types
 	$(PYTHON_IN_VENV) -m pyright
 
 docs: setup ## Write docs/configuration.md from the config classes
-	$(PYTHON_IN_VENV) -m archer.config_reference
+	$(PYTHON_IN_VENV) -m archer.config.reference
 
 clean: ## Remove the virtual environments and caches; runs/ is kept
 	rm -rf .venv .venv-cuda build dist *.egg-info .pytest_cache .ruff_cache

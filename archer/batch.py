@@ -15,7 +15,7 @@ import numpy as np
 
 from archer.algos import AGGREGATIONS, Objective
 from archer.algos.shaping import shaped_reward
-from archer.config import AlgoConfig
+from archer.config.keys import AlgoConfig
 from archer.types import Batch, Group, RankColumns, Sample
 
 

@@ -34,10 +34,10 @@ from archer.algos import (
     TokenInputs,
     resolve_algorithm,
 )
-from archer.bigram import forward, random_batch, random_policy, with_padding
-from archer.cli import run_or_explain
-from archer.config import AlgoConfig
+from archer.config.command_line import run_or_explain
+from archer.config.keys import AlgoConfig
 from archer.errors import ConfigError
+from archer.objective_checks.bigram import forward, random_batch, random_policy, with_padding
 from archer.types import Batch
 from archer.workers.token_inputs import token_inputs
 

@@ -21,12 +21,12 @@ import ray
 from archer.algos import resolve_algorithm
 from archer.algos.filters import drop_reason
 from archer.algos.shaping import shaped_reward
-from archer.config import TrainConfig
+from archer.config.keys import TrainConfig
 from archer.errors import LedgerError, RunError, WeightSyncError
+from archer.models.tokenizer import Tokenizer
 from archer.prompts import PromptLoader
 from archer.rollout_metrics import rollout_metrics
 from archer.seeds import derive_seed
-from archer.tokenizer import Tokenizer
 from archer.types import (
     Completion,
     Group,

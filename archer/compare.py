@@ -4,7 +4,7 @@
     python -m archer.compare objectives rollouts=runs/default/RUN algo=archer,dapo,grpo
 
 The first writes one self-contained page about all runs found at or below the folders given. See
-docs/compare.md for what its intervals mean. The second is ``archer/compare_objectives.py``.
+docs/compare.md for what its intervals mean. The second is ``archer/objective_checks/compare_objectives.py``.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from archer import charts
-from archer.cli import run_or_explain
-from archer.comparison import (
+from archer.comparison import charts
+from archer.comparison.html import markdown_table, render_page
+from archer.comparison.page import (
     CURVES,
     MAX_PROBLEMS,
     MAX_SEEDS,
@@ -33,10 +33,10 @@ from archer.comparison import (
     all_curves,
     compare,
 )
+from archer.config.command_line import run_or_explain
 from archer.console import format_duration
 from archer.errors import ConfigError
 from archer.metrics import write_atomically
-from archer.pages import markdown_table, render_page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -189,7 +189,7 @@ def numbers(comparison: Comparison) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["objectives"]:
-        from archer.compare_objectives import main as compare_objectives
+        from archer.objective_checks.compare_objectives import main as compare_objectives
 
         compare_objectives(argv[1:])
         return

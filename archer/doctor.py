@@ -25,9 +25,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from archer.cli import run_or_explain
-from archer.config import SandboxConfig
-from archer.config_schema import Section, suggestion, validate
+from archer.config.command_line import run_or_explain
+from archer.config.keys import SandboxConfig
+from archer.config.schema import Section, suggestion, validate
 from archer.errors import ConfigError
 from archer.rewards.sandbox.host import Host
 from archer.rewards.sandbox.probe import ACCEPT, LevelReport, SandboxReport, examine

@@ -21,22 +21,22 @@ from omegaconf import DictConfig
 from rich.console import Console as RichConsole
 from rich.table import Table
 
-from archer.cli import run_hydra, run_or_explain
-from archer.config import EvaluateConfig, load_evaluate_config
-from archer.config_schema import store_defaults
+from archer.config import CONF
+from archer.config.command_line import run_hydra, run_or_explain
+from archer.config.keys import EvaluateConfig, load_evaluate_config
+from archer.config.schema import store_defaults
 from archer.console import Console
 from archer.errors import ConfigError, RunError
+from archer.evaluation.statistics import bootstrap_interval, pass_per_problem
 from archer.metrics import write_atomically, write_rollouts
 from archer.preflight import EvalInputs, check_eval_inputs, check_tools
-from archer.run_directory import check_writable
-from archer.statistics import bootstrap_interval, pass_per_problem
-from archer.stopping import StopSignals
+from archer.runtime.run_directory import check_writable
+from archer.runtime.stopping import StopSignals
 from archer.warm_start import start_model
 
 if TYPE_CHECKING:
-    from archer.evaluation import Evaluation
+    from archer.evaluation.sampling import Evaluation
 
-CONF = Path(__file__).parent.parent / "conf"
 RESULTS_FILE = "results.json"
 
 store_defaults("evaluate_base", EvaluateConfig)
@@ -87,9 +87,9 @@ def _sample_sets(
     config: EvaluateConfig, inputs: EvalInputs, console: Console, stop: StopSignals
 ) -> Results:
     """Start engines and verifiers, evaluate set by set, and end every process."""
-    from archer import cluster as launch
     from archer.collector import SampleStream
-    from archer.evaluation import evaluate
+    from archer.evaluation.sampling import evaluate
+    from archer.runtime import cluster as launch
 
     cluster = config.cluster
     results = {}
@@ -127,7 +127,7 @@ def _sample_sets(
 
 def set_results(name: str, outcome: Evaluation) -> dict[str, float]:
     """The metrics of one set without their prefix, and the intervals of pass@k."""
-    from archer.evaluation import pass_sizes, verdicts
+    from archer.evaluation.sampling import pass_sizes, verdicts
 
     prefix = f"eval/{name}/"
     measures = {key.removeprefix(prefix): value for key, value in outcome.metrics.items()}

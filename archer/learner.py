@@ -9,14 +9,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from archer.actors import Actors
 from archer.algos import Algorithm
 from archer.algos.credit import assign_credit
 from archer.batch import build_batch, mask_impossible
-from archer.config import TrainConfig
+from archer.config.keys import TrainConfig
 from archer.metrics import merge_sums
 from archer.rehearsal import Rehearsal
 from archer.rollout_metrics import batch_metrics, mismatch_metrics
+from archer.runtime.actors import Actors
 from archer.seeds import derive_seed
 from archer.types import Batch, Group, UpdateResult
 

@@ -14,15 +14,14 @@ import hydra
 import yaml
 from omegaconf import DictConfig
 
-from archer.cli import run_hydra, run_or_explain
-from archer.config import TrainConfig, load_config
+from archer.config import CONF
+from archer.config.command_line import run_hydra, run_or_explain
+from archer.config.keys import TrainConfig, load_config
 from archer.console import Console
 from archer.preflight import check_inputs, check_setup
 from archer.report import write_report
-from archer.stopping import StopSignals
+from archer.runtime.stopping import StopSignals
 from archer.warm_start import start_model
-
-CONF = Path(__file__).parent.parent / "conf"
 
 
 def train(config: TrainConfig) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from archer.errors import ConfigError
 
 if TYPE_CHECKING:
-    from archer.config import LoggerConfig
+    from archer.config.keys import LoggerConfig
     from archer.types import Group, Sample
 
 METRICS_FILE = "metrics.jsonl"

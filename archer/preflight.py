@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from archer.config import CommonConfig, RewardConfig, TrainConfig
-from archer.config_schema import suggestion
+from archer.config.keys import CommonConfig, RewardConfig, TrainConfig
+from archer.config.schema import suggestion
 from archer.datasets import Row, read_rows
 from archer.errors import ConfigError
-from archer.machine import check_machine
-from archer.model_folder import ModelFolder, open_model
+from archer.models.folder import ModelFolder, open_model
+from archer.models.tokenizer import Tokenizer, load_tokenizer
 from archer.prompts import PromptSet, dataset_files, load_prompts
 from archer.rewards import resolve_reward
 from archer.rewards.checks import check_reward
-from archer.run_directory import check_disk, check_run_directory, check_writable
-from archer.tokenizer import Tokenizer, load_tokenizer
+from archer.runtime.machine import check_machine
+from archer.runtime.run_directory import check_disk, check_run_directory, check_writable
 
 
 @dataclass(frozen=True)

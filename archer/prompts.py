@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from jinja2 import TemplateError
 
-from archer.config import DataConfig
+from archer.config.keys import DataConfig
 from archer.datasets import Row
 from archer.errors import ConfigError
+from archer.models.tokenizer import Tokenizer
 from archer.seeds import derive_seed
 from archer.tasks import TASKS
-from archer.tokenizer import Tokenizer
 from archer.types import Prompt
 
 TASK_SEED = 0

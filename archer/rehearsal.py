@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 import ray
 
-from archer.actors import Actors
 from archer.batch import assemble, build_batch, mask_impossible
 from archer.collector import SampleStream
-from archer.config import TrainConfig
+from archer.config.keys import TrainConfig
 from archer.console import Console
 from archer.errors import CheckpointError
-from archer.evaluation import sample_groups
+from archer.evaluation.sampling import sample_groups
 from archer.metrics import write_atomically
+from archer.runtime.actors import Actors
 from archer.seeds import derive_seed
 from archer.types import ROW_COLUMNS, Batch, Group, Prompt
 

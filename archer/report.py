@@ -15,12 +15,12 @@ from typing import Any
 import yaml
 from markupsafe import Markup
 
-from archer import charts
-from archer.charts import Series
+from archer.comparison import charts
+from archer.comparison.charts import Series
+from archer.comparison.html import render_page
 from archer.console import format_duration
 from archer.errors import ConfigError
 from archer.metrics import ROLLOUTS_FOLDER, read_metrics, read_rollouts, write_atomically
-from archer.pages import render_page
 
 Lines = Sequence[Mapping[str, float]]
 """The lines of ``metrics.jsonl``."""

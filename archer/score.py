@@ -30,9 +30,10 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from archer.cli import run_hydra, run_or_explain
-from archer.config import RewardConfig
-from archer.config_schema import Section, store_defaults, validate
+from archer.config import CONF
+from archer.config.command_line import run_hydra, run_or_explain
+from archer.config.keys import RewardConfig
+from archer.config.schema import Section, store_defaults, validate
 from archer.errors import ConfigError, RunError
 from archer.rewards import resolve_reward
 from archer.rewards.checks import check_reward
@@ -40,7 +41,6 @@ from archer.rewards.pool.processes import VerifierProcesses, VerifierStartError
 from archer.types import FinishReason, RewardResult, ScoreRequest
 from archer.workers.reward import max_outstanding
 
-CONF = Path(__file__).parent.parent / "conf"
 RESULTS_AHEAD = 10_000
 """Results that may wait for an earlier one, so that a slow response idles nobody."""
 LIMITED_AHEAD = 1000

@@ -18,24 +18,24 @@ from pathlib import Path
 
 from ray.exceptions import RayActorError, RayTaskError
 
-from archer import cluster as launch
 from archer import rehearsal
-from archer.actors import Actors
-from archer.alerts import Alerts
 from archer.algos import resolve_algorithm
 from archer.checkpoint import Checkpoints, TrainerState
 from archer.collector import Collected, Collector, SampleStream
-from archer.config import TrainConfig
+from archer.config.keys import TrainConfig
 from archer.console import Console, eval_lines
-from archer.environment import describe_environment
 from archer.errors import RunError
-from archer.evaluation import evaluate
+from archer.evaluation.sampling import evaluate
 from archer.learner import Learner, Update
 from archer.metrics import MetricsLog, RolloutLog, StepTimer
 from archer.preflight import Inputs
 from archer.prompts import PromptLoader
 from archer.rehearsal import Rehearsal
-from archer.stopping import StopSignals
+from archer.runtime import cluster as launch
+from archer.runtime.actors import Actors
+from archer.runtime.alerts import Alerts
+from archer.runtime.environment import describe_environment
+from archer.runtime.stopping import StopSignals
 from archer.workers.group import WorkerDied
 
 BEGINNING = TrainerState(step=0, prompt_position=0, keep_frac=1.0, skipped_in_a_row=0)

@@ -19,10 +19,10 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
-from archer.cache import build_once
-from archer.config import ModelConfig, WarmStartConfig
+from archer.config.keys import ModelConfig, WarmStartConfig
 from archer.console import Console
 from archer.errors import ConfigError
+from archer.runtime.cache import build_once
 from archer.tasks import TASKS, Task
 
 if TYPE_CHECKING:

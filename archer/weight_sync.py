@@ -25,7 +25,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from archer.errors import WeightSyncError
-from archer.turns import Turns, ask_engines
+from archer.runtime.turns import Turns, ask_engines
 from archer.workers.group import NoAnswer, WorkerDied, WorkerGroup
 from archer.workers.pool import StreamingPool
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from archer.config import RewardConfig
+from archer.config.keys import RewardConfig
 from archer.rewards.math_verifier import math_quick
 from archer.rewards.pool.processes import VerifierProcesses
 from archer.rewards.sandbox.inside.runner import PRELUDE

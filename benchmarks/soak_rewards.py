@@ -23,7 +23,7 @@ from typing import Any
 
 import psutil
 
-from archer.config import RewardConfig, SandboxConfig
+from archer.config.keys import RewardConfig, SandboxConfig
 from archer.rewards.pool.processes import VerifierProcesses
 from archer.rewards.sandbox.levels import SANDBOX_UID
 from archer.types import RewardResult

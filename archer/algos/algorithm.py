@@ -16,11 +16,11 @@ from archer.algos.advantages import Advantage
 from archer.algos.bonuses import Bonus
 from archer.algos.corrections import Correction
 from archer.algos.objective import Need, Objective, PluginConfig
-from archer.config_schema import readable
+from archer.config.schema import readable
 from archer.errors import ConfigError
 
 if TYPE_CHECKING:
-    from archer.config import AlgoConfig
+    from archer.config.keys import AlgoConfig
 
 Plugin = TypeVar("Plugin")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from archer.types import Group
 
 if TYPE_CHECKING:
-    from archer.config import AlgoConfig
+    from archer.config.keys import AlgoConfig
 
 DropReason = Literal["failed", "uniform", "solved", "off_range"]
 

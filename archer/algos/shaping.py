@@ -13,7 +13,7 @@ import numpy as np
 from archer.types import Sample
 
 if TYPE_CHECKING:
-    from archer.config import ShapingConfig
+    from archer.config.keys import ShapingConfig
 
 
 def shaped_reward(sample: Sample, shaping: ShapingConfig, max_response_tokens: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from archer.config import RewardConfig
+from archer.config.keys import RewardConfig
 from archer.errors import ConfigError
 from archer.rewards import resolve_reward
 from archer.rewards.pool.processes import passed_variables

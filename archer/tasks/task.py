@@ -14,8 +14,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from archer.cache import build_once
 from archer.errors import ConfigError
+from archer.runtime.cache import build_once
 
 HELD_OUT_SHARE = 8
 """One problem in so many belongs to the held-out split."""

@@ -11,7 +11,7 @@ import torch
 from archer import batch as batching
 from archer.algos.gae import has_return
 from archer.algos.value_loss import value_loss
-from archer.config import TrainConfig
+from archer.config.keys import TrainConfig
 from archer.seeds import derive_seed
 from archer.types import Batch, RankColumns, UpdateResult
 from archer.workers.model import ValueHeads, ValueModel, model_inputs

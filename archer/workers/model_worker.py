@@ -16,7 +16,7 @@ from archer import batch as batching
 from archer.algos import NoiseFloor, TokenInputs
 from archer.algos.logprobs import HeadOutput
 from archer.checkpoint import file_sizes
-from archer.config import OptimizerConfig, TrainConfig
+from archer.config.keys import OptimizerConfig, TrainConfig
 from archer.seeds import derive_seed
 from archer.types import Batch, RankColumns, UpdateResult
 from archer.workers import zero

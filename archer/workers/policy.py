@@ -13,7 +13,7 @@ from archer.algos import resolve_algorithm
 from archer.algos.corrections import without
 from archer.algos.logprobs import HeadOutput
 from archer.algos.masks import mean_over
-from archer.config import TrainConfig
+from archer.config.keys import TrainConfig
 from archer.types import Batch
 from archer.weight_sync import Sender, open_sender
 from archer.workers import fingerprint, zero

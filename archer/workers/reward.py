@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from archer.config import RewardConfig
+from archer.config.keys import RewardConfig
 from archer.rewards import resolve_reward
 from archer.rewards.pool.processes import VerifierProcesses
 from archer.types import RewardResult, ScoreRequest

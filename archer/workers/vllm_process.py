@@ -13,7 +13,7 @@ from vllm.v1.executor.abstract import Executor
 from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-from archer.lifetime import die_with
+from archer.runtime.lifetime import die_with
 
 
 class _EndsWithActor(Executor):

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from archer.config import ClusterConfig, OptimizerConfig
+from archer.config.keys import ClusterConfig, OptimizerConfig
 
 
 def init_process_group(

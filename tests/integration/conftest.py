@@ -62,7 +62,7 @@ def engines(
     import ray
     from probes import run_config, run_inputs
 
-    from archer import cluster
+    from archer.runtime import cluster
 
     pools: dict[bool, StreamingPool] = {}
 
@@ -86,7 +86,7 @@ def engines(
 @pytest.fixture(scope="session")
 def synced(policy_bench: WorkerGroup) -> Callable[..., WeightSync]:
     """``synced(pool, timeout_s=60)``: the weight sync from the policy bench to a pool."""
-    from archer.turns import Turns
+    from archer.runtime.turns import Turns
     from archer.weight_sync import WeightSync
 
     def connect(pool: StreamingPool, timeout_s: float = 60) -> WeightSync:
@@ -122,7 +122,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 def _write_model(folder: Path, tie_embeddings: bool, hidden_size: int) -> None:
-    from archer.config import WarmStartConfig
+    from archer.config.keys import WarmStartConfig
     from archer.tasks import TASKS
     from archer.warm_start import make_model, make_tokenizer
 

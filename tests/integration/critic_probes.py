@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from probes import Bench, ProbePolicy, run_config, run_inputs
 
-from archer import cluster as launch
-from archer.config import CriticConfig, TrainConfig
+from archer.config.keys import CriticConfig, TrainConfig
+from archer.runtime import cluster as launch
 from archer.types import Batch
 from archer.workers.critic import CriticWorker
 from archer.workers.group import WorkerGroup

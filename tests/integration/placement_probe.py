@@ -7,8 +7,8 @@ from functools import partial
 
 import ray
 
-from archer.cluster import Placement
-from archer.config import ClusterConfig
+from archer.config.keys import ClusterConfig
+from archer.runtime.cluster import Placement
 
 SHOWN = ("CUDA_VISIBLE_DEVICES", "VLLM_ALLOW_INSECURE_SERIALIZATION")
 

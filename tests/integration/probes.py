@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from archer import cluster as launch
 from archer.algos import resolve_algorithm
 from archer.algos.credit import last_loss_token
-from archer.config import AlgoConfig, TrainConfig
+from archer.config.keys import AlgoConfig, TrainConfig
 from archer.preflight import Inputs
 from archer.prompts import PromptSet
+from archer.runtime import cluster as launch
 from archer.types import Batch
 from archer.workers import zero
 from archer.workers.group import WorkerGroup

@@ -83,7 +83,7 @@ def recorded_run(**sections: dict[str, Any]) -> Callable[[Setup], None]:
         import yaml
         from hydra import compose, initialize_config_dir
 
-        from archer.config import load_config
+        from archer.config.keys import load_config
 
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = load_config(compose("config", setup.base))

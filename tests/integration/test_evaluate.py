@@ -14,7 +14,7 @@ import psutil
 import pytest
 from runs import NUM_PROBLEMS, NUM_SAMPLES, undisturbed
 
-from archer.config import DataConfig
+from archer.config.keys import DataConfig
 from archer.metrics import read_rollouts
 from archer.prompts import dataset_files
 

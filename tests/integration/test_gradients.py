@@ -19,7 +19,7 @@ from probes import random_batch, run_config, start_bench
 from archer import batch as batching
 from archer.algos import AGGREGATIONS, OBJECTIVES, Algorithm, NoiseFloor, resolve_algorithm
 from archer.algos.logprobs import HeadOutput
-from archer.config import AlgoConfig
+from archer.config.keys import AlgoConfig
 from archer.types import Batch
 from archer.workers.group import WorkerGroup
 from archer.workers.token_inputs import token_inputs

@@ -12,8 +12,8 @@ import psutil
 import pytest
 import ray
 
-from archer.cluster import start_rewards
-from archer.config import TrainConfig
+from archer.config.keys import TrainConfig
+from archer.runtime.cluster import start_rewards
 from archer.types import RewardResult, ScoreRequest
 from archer.workers.pool import StreamingPool
 

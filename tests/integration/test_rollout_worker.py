@@ -15,10 +15,10 @@ from engine_calls import DEADLINE_S, collect, request, run_alone
 from probes import EOS, MAX_RESPONSE_TOKENS
 
 from archer.batch import assemble, build_batch
-from archer.cluster import FOR_IPC
 from archer.collector import sample_requests
-from archer.config import AlgoConfig
+from archer.config.keys import AlgoConfig
 from archer.errors import RunError
+from archer.runtime.cluster import FOR_IPC
 from archer.types import Group, Prompt, RewardResult, Sample
 from archer.weight_sync import WeightSync
 from archer.workers.group import WorkerGroup

@@ -12,8 +12,8 @@ import pytest
 import ray
 from probes import run_config, run_inputs
 
-from archer import cluster
 from archer.errors import ConfigError
+from archer.runtime import cluster
 from archer.workers.group import WorkerDied
 
 

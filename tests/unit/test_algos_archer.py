@@ -16,7 +16,7 @@ from archer.algos.archer import (
     archer_needs,
     archer_prepare,
 )
-from archer.config import AlgoConfig
+from archer.config.keys import AlgoConfig
 from archer.errors import ConfigError
 
 RATIO = [1.3, 0.7, 1.1, 1.0, 1.6]

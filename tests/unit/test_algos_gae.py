@@ -14,7 +14,7 @@ from archer.algos.cde import CDECriticArgs, cde_critic
 from archer.algos.credit import assign_credit
 from archer.algos.gae import GAEArgs, critic_metrics, gae, gae_returns
 from archer.algos.value_loss import value_loss
-from archer.config import AlgoConfig, load_config
+from archer.config.keys import AlgoConfig, load_config
 from archer.errors import ConfigError
 from archer.types import Batch
 

@@ -21,7 +21,7 @@ RESOLVE_EVERY_PRESET = """
 from pathlib import Path
 from omegaconf import OmegaConf
 from archer.algos import OBJECTIVES, resolve_algorithm
-from archer.config import AlgoConfig
+from archer.config.keys import AlgoConfig
 
 presets = sorted(Path(sys.argv[1]).glob("*.yaml"))
 assert len(presets) >= len(OBJECTIVES)

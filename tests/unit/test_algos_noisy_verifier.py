@@ -7,12 +7,12 @@ import pytest
 from algo_inputs import reward_batch
 from pydantic import ValidationError
 
-from archer.alerts import Alerts
 from archer.algos import ADVANTAGES
 from archer.algos.advantages import Advantage, grpo
 from archer.algos.pgbc import PGBCArgs, pgbc
 from archer.algos.pgfc import pgfc
 from archer.algos.rloo import rloo
+from archer.runtime.alerts import Alerts
 
 ONE_ACCEPTED = [1.0, 0.0, 0.0, 0.0]
 

@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from archer.algos import ADVANTAGES, AGGREGATIONS, BONUSES, OBJECTIVES, resolve_objective
-from archer.config import AlgoConfig, TrainConfig, load_config
+from archer.config.keys import AlgoConfig, TrainConfig, load_config
 from archer.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

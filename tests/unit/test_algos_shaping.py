@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from archer.algos.shaping import cosine, overlong_penalty, repeated_frac, shaped_reward
-from archer.config import ShapingConfig
+from archer.config.keys import ShapingConfig
 from archer.types import Completion, Prompt, RewardResult, Sample
 
 LIMIT = 20

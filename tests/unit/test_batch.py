@@ -21,7 +21,7 @@ from archer.batch import (
     mini_batches,
     prepare,
 )
-from archer.config import AlgoConfig
+from archer.config.keys import AlgoConfig
 from archer.types import Batch, Completion, Group, Prompt, RewardResult, Sample
 
 MAX_RESPONSE_TOKENS = 10

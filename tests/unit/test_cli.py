@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from archer.cli import check_overrides, overrides_first, run_or_explain
-from archer.config import RewardConfig
-from archer.config_reference import PAGE, render
+from archer.config.command_line import check_overrides, overrides_first, run_or_explain
+from archer.config.keys import RewardConfig
+from archer.config.reference import PAGE, render
 from archer.errors import ConfigError
 
 

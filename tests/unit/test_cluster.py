@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from archer.cluster import Placement
-from archer.config import ClusterConfig
+from archer.config.keys import ClusterConfig
+from archer.runtime.cluster import Placement
 
 
 @pytest.mark.parametrize(("cpus", "threads"), [(0.1, "1"), (1.0, "1"), (3.5, "3"), (8, "8")])

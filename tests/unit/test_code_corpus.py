@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from archer.config import SandboxConfig
+from archer.config.keys import SandboxConfig
 from archer.errors import ConfigError
 from archer.rewards import code_reward, sandbox
 from archer.rewards.sandbox.levels import open_level

@@ -24,7 +24,7 @@ from archer.collector import (
     TooManyFailures,
     sample_requests,
 )
-from archer.config import TrainConfig
+from archer.config.keys import TrainConfig
 from archer.errors import LedgerError, WeightSyncError
 from archer.prompts import PromptLoader
 from archer.types import Completion, Prompt, RewardResult, Sample, SampleRequest

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import yaml
 
-from archer import charts
 from archer.compare import limits, main, markdown, numbers, verdict
-from archer.compared_runs import find_runs, group_runs, read_held_out
-from archer.comparison import compare, run_budget, seed_curve, stage_seconds
-from archer.config import LoggerConfig
-from archer.environment import checkout_commit
+from archer.comparison import charts
+from archer.comparison.page import compare, run_budget, seed_curve, stage_seconds
+from archer.comparison.runs import find_runs, group_runs, read_held_out
+from archer.config.keys import LoggerConfig
 from archer.errors import ConfigError
+from archer.evaluation.statistics import avg_at_k, pass_at_k
 from archer.metrics import MetricsLog, RolloutLog
-from archer.statistics import avg_at_k, pass_at_k
+from archer.runtime.environment import checkout_commit
 from archer.types import Completion, Group, Prompt, RewardResult, Sample
 
 PROBLEMS, SAMPLES, STEPS = 64, 8, 4
@@ -320,10 +320,10 @@ def test_the_json_has_no_nan(runs):
 
 
 def test_the_first_word_objectives_goes_to_the_other_command(monkeypatch):
-    import archer.compare_objectives
+    import archer.objective_checks.compare_objectives
 
     seen = []
-    monkeypatch.setattr(archer.compare_objectives, "main", seen.append)
+    monkeypatch.setattr(archer.objective_checks.compare_objectives, "main", seen.append)
     main(["objectives", "algo=grpo"])
     assert seen == [["algo=grpo"]]
 

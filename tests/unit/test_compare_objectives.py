@@ -15,7 +15,10 @@ import yaml
 from hydra import compose, initialize_config_dir
 from transformers import AutoModelForCausalLM
 
-from archer.compare_objectives import (
+from archer.config.keys import AlgoConfig, WarmStartConfig, load_config
+from archer.errors import ConfigError
+from archer.metrics import RolloutLog, read_rollouts
+from archer.objective_checks.compare_objectives import (
     CONF,
     as_html,
     as_json,
@@ -24,11 +27,8 @@ from archer.compare_objectives import (
     load_presets,
     main,
 )
-from archer.config import AlgoConfig, WarmStartConfig, load_config
-from archer.errors import ConfigError
-from archer.gradients import Comparison, compare
-from archer.metrics import RolloutLog, read_rollouts
-from archer.replay import Replay, open_replay
+from archer.objective_checks.gradients import Comparison, compare
+from archer.objective_checks.replay import Replay, open_replay
 from archer.types import Completion, Group, Prompt, RewardResult, Sample
 from archer.warm_start import make_model
 

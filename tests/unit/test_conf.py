@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from archer.algos import OBJECTIVES
-from archer.config import TrainConfig, load_config
+from archer.config.keys import TrainConfig, load_config
 
 CONF = Path(__file__).parents[2] / "conf"
 CHOICES = sorted(

@@ -11,8 +11,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from archer.algos import ADVANTAGES, BONUSES, OBJECTIVES
-from archer.config import TrainConfig, load_config
-from archer.config_schema import known_keys
+from archer.config.keys import TrainConfig, load_config
+from archer.config.schema import known_keys
 from archer.errors import ConfigError
 
 VALID: dict[str, Any] = {
@@ -383,7 +383,7 @@ def test_known_keys_reach_into_optional_sections():
 
 
 def test_reading_a_config_does_not_import_torch():
-    code = "import sys, archer.config, archer.cli; sys.exit('torch' in sys.modules)"
+    code = "import sys, archer.config.keys, archer.config.command_line; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

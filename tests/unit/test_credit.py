@@ -10,7 +10,7 @@ from algo_inputs import reward_batch
 
 from archer.algos import resolve_algorithm
 from archer.algos.credit import assign_credit
-from archer.config import AlgoConfig
+from archer.config.keys import AlgoConfig
 from archer.types import Batch
 
 

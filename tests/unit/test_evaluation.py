@@ -12,10 +12,10 @@ from hydra import compose, initialize_config_dir
 from rich.console import Console
 
 from archer.collector import SampleStream
-from archer.config import EvalConfig, EvaluateConfig, load_evaluate_config
+from archer.config.keys import EvalConfig, EvaluateConfig, load_evaluate_config
 from archer.errors import ConfigError
 from archer.evaluate import RESULTS_FILE, evaluate_model, results_table, set_results
-from archer.evaluation import Evaluation, eval_metrics, evaluate, pass_sizes, verdicts
+from archer.evaluation.sampling import Evaluation, eval_metrics, evaluate, pass_sizes, verdicts
 from archer.preflight import check_eval_inputs
 from archer.types import Completion, Group, Prompt, RewardResult, Sample, SampleRequest
 

@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 import archer.evaluate  # noqa: F401 - stores the defaults that conf/evaluate.yaml begins with
-from archer.config import load_config, load_evaluate_config
+from archer.config.keys import load_config, load_evaluate_config
 from archer.datasets import read_rows
 from archer.errors import ConfigError
 from archer.tasks import Problem

@@ -7,7 +7,7 @@ import time
 import psutil
 import pytest
 
-from archer.config import RewardConfig
+from archer.config.keys import RewardConfig
 from archer.rewards.math_verifier import is_correct, math_quick, references_of
 from archer.rewards.maths import equivalence
 from archer.rewards.pool.processes import VerifierProcesses

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from archer.config import LoggerConfig
+from archer.config.keys import LoggerConfig
 from archer.errors import ConfigError
 from archer.metrics import (
     MetricsLog,

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from archer.algos import AGGREGATIONS, OBJECTIVES, ObjectiveConfig
-from archer.bigram import random_batch, random_policy
 from archer.check_objective import (
     TOLERANCE,
     Subject,
     difference,
     run_checks,
 )
+from archer.objective_checks.bigram import random_batch, random_policy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -14,11 +14,11 @@ import pytest
 import yaml
 from fake_model import write_model
 
-from archer import machine
-from archer.config import load_config
+from archer.config.keys import load_config
 from archer.errors import CheckpointError, ConfigError
 from archer.preflight import check_inputs, check_setup
-from archer.run_directory import CONFIG_FILE, first_difference
+from archer.runtime import machine
+from archer.runtime.run_directory import CONFIG_FILE, first_difference
 
 EXACT_KL_FREE = {"name": "grpo", "loss": {"beta": 0.0}}
 

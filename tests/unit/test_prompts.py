@@ -4,12 +4,12 @@ import sys
 import pytest
 from fake_model import write_tokenizer
 
-from archer.config import DataConfig
+from archer.config.keys import DataConfig
 from archer.datasets import Row, read_rows
 from archer.errors import ConfigError
+from archer.models.tokenizer import load_tokenizer
 from archer.prompts import PromptLoader, dataset_files, load_prompts
 from archer.seeds import derive_seed
-from archer.tokenizer import load_tokenizer
 from archer.types import Prompt
 
 CHAT = DataConfig(name="sums", prompt_template="{problem}\nBox it.")
@@ -150,7 +150,7 @@ def test_the_driver_reads_prompts_without_torch(tmp_path):
 import sys
 from pathlib import Path
 from archer.preflight import check_inputs
-from archer.tokenizer import load_tokenizer
+from archer.models.tokenizer import load_tokenizer
 tokenizer = load_tokenizer(Path({str(tmp_path)!r}))
 text = tokenizer.render([{{"role": "user", "content": "hi"}}])
 tokenizer.decode(tokenizer.encode([text], add_special_tokens=False)[0])

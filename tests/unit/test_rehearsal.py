@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from archer.batch import loss_weights, mini_batches
 from archer.collector import SampleStream
-from archer.config import TrainConfig
+from archer.config.keys import TrainConfig
 from archer.errors import CheckpointError
 from archer.prompts import PromptLoader
 from archer.rehearsal import FILE, Rehearsal, choose_prompts, read, sample_solved, write

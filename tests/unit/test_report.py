@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import yaml
 
-from archer.charts import smooth
-from archer.config import LoggerConfig
+from archer.comparison.charts import smooth
+from archer.comparison.html import shorten
+from archer.config.keys import LoggerConfig
 from archer.errors import ConfigError
 from archer.metrics import MetricsLog, RolloutLog
-from archer.pages import shorten
 from archer.report import (
     curve_picture,
     eval_rows,

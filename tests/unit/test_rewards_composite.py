@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from archer.config import RewardConfig
+from archer.config.keys import RewardConfig
 from archer.errors import ConfigError
 from archer.rewards import REWARDS, Reward, resolve_reward
 from archer.rewards.checks import check_reward

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from archer.config import RewardConfig
+from archer.config.keys import RewardConfig
 from archer.rewards import resolve_reward
 from archer.rewards.instructions import INSTRUCTIONS, split_sentences
 from archer.rewards.pool.processes import VerifierProcesses

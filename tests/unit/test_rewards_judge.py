@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from archer.config import RewardConfig
+from archer.config.keys import RewardConfig
 from archer.errors import ConfigError
 from archer.rewards import chat as chat_module
 from archer.rewards import resolve_reward

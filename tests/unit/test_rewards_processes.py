@@ -12,7 +12,7 @@ import psutil
 import pytest
 from hostile_rewards import misbehave
 
-from archer.config import RewardConfig
+from archer.config.keys import RewardConfig
 from archer.errors import ConfigError
 from archer.rewards import resolve_reward
 from archer.rewards.pool import processes as processes_module

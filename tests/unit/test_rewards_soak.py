@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from archer.config import SandboxConfig
+from archer.config.keys import SandboxConfig
 from archer.errors import ConfigError
 from archer.rewards.sandbox.levels import open_executor
 from archer.types import RewardResult

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from archer.config import RewardConfig
+from archer.config.keys import RewardConfig
 from archer.errors import ConfigError
 from archer.rewards import resolve_reward
 from archer.rewards.pool.processes import VerifierProcesses

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from algo_inputs import reward_batch
 
-from archer.alerts import Alerts
 from archer.batch import mask_impossible
 from archer.rollout_metrics import batch_metrics, reward_metrics, rollout_metrics
+from archer.runtime.alerts import Alerts
 from archer.types import Batch, Completion, Group, Prompt, RewardResult, Sample
 
 PROMPT = Prompt("0-0", np.zeros(2, np.int32), "q", "t", "s")

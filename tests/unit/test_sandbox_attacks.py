@@ -17,7 +17,7 @@ import pytest
 from attacks import Attack, Targets, control_python, forged_answers, load_attacks
 from other_user import as_nobody, why_not
 
-from archer.config import RewardConfig, SandboxConfig
+from archer.config.keys import RewardConfig, SandboxConfig
 from archer.errors import ConfigError
 from archer.rewards.pool.processes import VerifierProcesses
 from archer.rewards.sandbox import Execution, Executor, Limits
@@ -150,7 +150,7 @@ def test_nothing_is_left_when_a_sandbox_closes(level):
 SCORE_A_SLEEPER = """
 import asyncio, sys
 sys.path[:0] = {path!r}
-from archer.config import RewardConfig, SandboxConfig
+from archer.config.keys import RewardConfig, SandboxConfig
 from archer.rewards.pool.processes import VerifierProcesses
 from archer.types import ScoreRequest
 truth = {{"tests": [{{"input": "", "output": "1"}}]}}
@@ -322,7 +322,9 @@ def test_in_plain_docker_level_b_holds():
     assert re.search(r"\d+ passed, \d+ skipped", tests.stdout)
 
 
-OPEN = "from archer.config import SandboxConfig as C; from archer.rewards.sandbox import levels\n"
+OPEN = (
+    "from archer.config.keys import SandboxConfig as C; from archer.rewards.sandbox import levels\n"
+)
 
 
 def test_in_plain_docker_the_choice_is_level_b():

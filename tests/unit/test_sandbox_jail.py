@@ -15,7 +15,7 @@ import psutil
 import pytest
 from other_user import as_nobody, why_not
 
-from archer.config import SandboxConfig
+from archer.config.keys import SandboxConfig
 from archer.errors import ConfigError
 from archer.rewards.sandbox import Execution, Limits, SandboxError
 from archer.rewards.sandbox.levels import open_level
@@ -484,7 +484,7 @@ def test_no_program_can_look_as_if_somebody_else_had_killed_it(jail):
 _ROOT = Path(__file__).parents[2]
 _OWNER = """
 import sys
-from archer.config import SandboxConfig
+from archer.config.keys import SandboxConfig
 from archer.rewards.sandbox import Execution
 from archer.rewards.sandbox.levels import open_level
 jail = open_level(sys.argv[1], SandboxConfig())

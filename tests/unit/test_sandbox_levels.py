@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from archer.config import SandboxConfig
+from archer.config.keys import SandboxConfig
 from archer.errors import ConfigError
 from archer.rewards.sandbox import Execution
 from archer.rewards.sandbox.levels import interpreter, open_executor, open_level, plan
@@ -268,7 +268,7 @@ def in_a_container(denied, allow_unsafe):
 
 _CONTAINER = """
 import json, logging, sys
-from archer.config import SandboxConfig
+from archer.config.keys import SandboxConfig
 from archer.errors import ConfigError
 from archer.rewards.sandbox import Execution
 from archer.rewards.sandbox.inside import confine

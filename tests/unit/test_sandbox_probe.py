@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from archer.config import SandboxConfig
+from archer.config.keys import SandboxConfig
 from archer.errors import ConfigError
 from archer.rewards.sandbox import Execution, Outcome, SandboxError, probe
 from archer.rewards.sandbox.attempts import ATTEMPTS, Canaries, attempt_all

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from archer.config import SandboxConfig
+from archer.config.keys import SandboxConfig
 from archer.errors import ConfigError
 from archer.rewards.sandbox import Execution, Limits, SandboxError, remote
 from archer.rewards.sandbox.attempts import Canaries, attempt_limits

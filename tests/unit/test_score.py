@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from archer.config import RewardConfig
+from archer.config.keys import RewardConfig
 from archer.errors import ConfigError
 from archer.rewards.pool.processes import VerifierProcesses
 from archer.rewards.sandbox.host import Host

@@ -6,7 +6,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from archer.statistics import (
+from archer.evaluation.statistics import (
     avg_at_k,
     avg_per_problem,
     bootstrap_interval,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from archer.stopping import Interrupted, StopSignals
+from archer.runtime.stopping import Interrupted, StopSignals
 
 
 @pytest.fixture

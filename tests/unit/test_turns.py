@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import GetTimeoutError
 
 from archer.errors import WeightSyncError
-from archer.turns import Turns
+from archer.runtime.turns import Turns
 
 
 def make_turns(events: list[str], *, colocated: bool) -> Turns:

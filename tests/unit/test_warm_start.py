@@ -10,9 +10,9 @@ from random import Random
 import pytest
 
 from archer import warm_start
-from archer.cache import build_once
-from archer.config import WarmStartConfig
+from archer.config.keys import WarmStartConfig
 from archer.errors import ConfigError
+from archer.runtime.cache import build_once
 from archer.tasks.arithmetic import ARITHMETIC
 from archer.warm_start import (
     EOS,
@@ -146,7 +146,7 @@ def test_width_that_cannot_be_cut_into_heads_is_refused(tmp_path):
 def test_killed_builder_leaves_no_folder_and_the_next_one_builds(tmp_path):
     folder = tmp_path / "thing"
     hangs = (
-        "import pathlib, sys, time; from archer.cache import build_once\n"
+        "import pathlib, sys, time; from archer.runtime.cache import build_once\n"
         "build_once(pathlib.Path(sys.argv[1]), "
         "lambda t: ((t / 'half').touch(), time.sleep(60)))"
     )
@@ -167,7 +167,7 @@ def test_killed_builder_leaves_no_folder_and_the_next_one_builds(tmp_path):
 
 def test_second_builder_waits_for_the_first_and_takes_its_result(tmp_path):
     script = (
-        "import pathlib, sys, time; from archer.cache import build_once\n"
+        "import pathlib, sys, time; from archer.runtime.cache import build_once\n"
         "def build(t):\n"
         "    print('built')\n"
         "    time.sleep(0.5)\n"

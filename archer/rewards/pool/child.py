@@ -19,10 +19,10 @@ from functools import partial
 from io import BufferedRWPair
 from typing import Any
 
-from archer.lifetime import die_with
 from archer.rewards import resolve_reward, sandbox
 from archer.rewards.pool.frames import pack, read_frame
 from archer.rewards.pool.verdict import describe, verdict
+from archer.runtime.lifetime import die_with
 from archer.types import ScoreRequest
 
 MEMORY_BYTES = 2 << 30

@@ -33,7 +33,7 @@ from archer.rewards.pool.frames import pack, receive
 from archer.types import RewardResult, ScoreRequest
 
 if TYPE_CHECKING:
-    from archer.config import RewardConfig
+    from archer.config.keys import RewardConfig
 
 RECYCLE_AFTER = 2000
 """Answers after which a child is replaced: sympy's caches only grow."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from archer.rewards.sandbox.execution import Execution, Executor, Limits, Outcome, SandboxError
 
 if TYPE_CHECKING:
-    from archer.config import SandboxConfig
+    from archer.config.keys import SandboxConfig
 
 __all__ = [
     "Execution",
@@ -74,6 +74,6 @@ def limits(time_s: float, wall_s: float) -> Limits:
 
 
 def _config() -> SandboxConfig:
-    from archer.config import SandboxConfig
+    from archer.config.keys import SandboxConfig
 
     return SandboxConfig(**_settings)

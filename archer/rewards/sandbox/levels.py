@@ -26,7 +26,7 @@ from archer.rewards.sandbox.execution import Executor, SandboxError
 from archer.rewards.sandbox.seccomp import AUDIT_ARCH, program_filter
 
 if TYPE_CHECKING:  # a verifier process without a sandbox starts sooner without it
-    from archer.config import SandboxConfig
+    from archer.config.keys import SandboxConfig
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from archer.config import SandboxConfig
+from archer.config.keys import SandboxConfig
 from archer.errors import ConfigError
 from archer.rewards.sandbox.attempts import Canaries, Finding, attempt_all, attempt_limits
 from archer.rewards.sandbox.execution import Executor, SandboxError

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from archer.config import SandboxConfig
+from archer.config.keys import SandboxConfig
 from archer.errors import ConfigError
 from archer.rewards.sandbox.execution import Ending, Execution, Outcome, SandboxError
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import yaml
 
-from archer.config import TrainConfig, load_config
+from archer.config.keys import TrainConfig, load_config
 from archer.console import Console
 from archer.errors import ConfigError
 from archer.metrics import ROLLOUTS_FOLDER, TRAINING, read_rollouts
-from archer.model_folder import open_model
-from archer.run_directory import CONFIG_FILE
+from archer.models.folder import open_model
+from archer.runtime.run_directory import CONFIG_FILE
 from archer.types import Completion, Group, Prompt, RewardResult, Sample
 from archer.warm_start import start_model
 

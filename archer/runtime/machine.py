@@ -8,7 +8,7 @@ import subprocess
 from importlib.util import find_spec
 
 from archer.algos import resolve_algorithm
-from archer.config import CommonConfig, TrainConfig
+from archer.config.keys import CommonConfig, TrainConfig
 from archer.errors import ConfigError
 
 REWARD_WORKER_CPUS = 0.1

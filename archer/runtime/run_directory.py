@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from archer.config import TrainConfig, load_config
+from archer.config.keys import TrainConfig, load_config
 from archer.errors import CheckpointError, ConfigError
 
 CONFIG_FILE = "config.yaml"

@@ -17,10 +17,10 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
 from yaml import YAMLError
 
-from archer.config import TrainConfig
-from archer.config_schema import free_keys, known_keys, suggestion
+from archer.config.keys import TrainConfig
+from archer.config.schema import free_keys, known_keys, suggestion
 from archer.errors import ConfigError, RunError
-from archer.stopping import Interrupted
+from archer.runtime.stopping import Interrupted
 
 Result = TypeVar("Result")
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import ray
 
-from archer import cluster as launch
 from archer.batch import assemble
-from archer.config import TrainConfig
+from archer.config.keys import TrainConfig
 from archer.preflight import Inputs
-from archer.turns import Turns
+from archer.runtime import cluster as launch
+from archer.runtime.turns import Turns
 from archer.types import Batch, UpdateResult
 from archer.weight_sync import WeightSync
 from archer.workers.group import WorkerGroup

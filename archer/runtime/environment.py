@@ -35,7 +35,7 @@ def describe_environment(
     """
     return {
         "versions": _versions(),
-        "commit": checkout_commit(Path(__file__).parent.parent),
+        "commit": checkout_commit(Path(__file__).parents[2]),
         "python": platform.python_version(),
         "host": f"{platform.node()}, {platform.platform()}, {os.cpu_count()} CPUs",
         "nodes": nodes,

@@ -17,10 +17,10 @@ import numpy as np
 import yaml
 
 from archer.errors import ConfigError
+from archer.evaluation.statistics import avg_at_k, avg_per_problem, pass_per_problem
 from archer.metrics import METRICS_FILE, ROLLOUTS_FOLDER, read_metrics, read_rollouts
 from archer.report import Lines, eval_keys
-from archer.run_directory import CONFIG_FILE, MAY_CHANGE, flat
-from archer.statistics import avg_at_k, avg_per_problem, pass_per_problem
+from archer.runtime.run_directory import CONFIG_FILE, MAY_CHANGE, flat
 
 ENVIRONMENT_FILE = "environment.json"
 NEEDED_KEYS = ("seed", "algo.name", "model.name", "data.name")

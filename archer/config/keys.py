@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 from omegaconf import DictConfig
 from pydantic import Field
 
-from archer.config_checks import check_common, check_training
-from archer.config_schema import Section, store_defaults, validate
+from archer.config.checks import check_common, check_training
+from archer.config.schema import Section, store_defaults, validate
 from archer.errors import ConfigError
 
 PositiveInt = Annotated[int, Field(ge=1)]

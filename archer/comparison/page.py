@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from archer.charts import SMOOTH_FROM, SMOOTH_WINDOW, Series, smooth
-from archer.compared_runs import (
+from archer.comparison.charts import SMOOTH_FROM, SMOOTH_WINDOW, Series, smooth
+from archer.comparison.runs import (
     Algorithm,
     HeldOut,
     Measure,
@@ -23,8 +23,8 @@ from archer.compared_runs import (
     read_held_out,
 )
 from archer.errors import ConfigError
+from archer.evaluation.statistics import Estimate, difference_estimate, holm, mean_estimate
 from archer.report import eval_keys, time_split
-from archer.statistics import Estimate, difference_estimate, holm, mean_estimate
 
 ALPHA = 0.05
 UNEQUAL = 0.05

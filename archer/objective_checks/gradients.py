@@ -21,9 +21,9 @@ from archer.algos.credit import assign_credit
 from archer.algos.filters import drop_reason
 from archer.algos.logprobs import HeadOutput
 from archer.algos.masks import above_quantile
-from archer.config import AlgoConfig, TrainConfig
+from archer.config.keys import AlgoConfig, TrainConfig
 from archer.errors import ConfigError
-from archer.replay import Replay
+from archer.objective_checks.replay import Replay
 from archer.types import Batch
 from archer.workers.model import PolicyModel, model_inputs
 from archer.workers.model_worker import load_causal_lm

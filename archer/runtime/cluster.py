@@ -15,7 +15,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from archer.config import ClusterConfig, CommonConfig, TrainConfig
+from archer.config.keys import ClusterConfig, CommonConfig, TrainConfig
 from archer.errors import ConfigError
 from archer.preflight import EvalInputs, Inputs
 from archer.rewards.pool.processes import passed_variables

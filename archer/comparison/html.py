@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from archer import charts
+from archer.comparison import charts
 
 MAX_SHOWN_CHARS = 6000
 
@@ -17,7 +17,7 @@ MAX_SHOWN_CHARS = 6000
 def render_page(template: str, **content: Any) -> str:
     """A page from ``templates/``, with the colours of the charts."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=FileSystemLoader(Path(__file__).parents[1] / "templates"),
         autoescape=True,  # prompts and responses are untrusted text
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from archer.collector import OpenGroup, SampleStream, sample_requests
-from archer.config import EvalConfig
+from archer.config.keys import EvalConfig
+from archer.evaluation.statistics import avg_at_k, avg_per_problem, bootstrap_interval, pass_at_k
 from archer.seeds import derive_seed
-from archer.statistics import avg_at_k, avg_per_problem, bootstrap_interval, pass_at_k
 from archer.types import Group, Prompt
 
 

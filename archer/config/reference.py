@@ -1,7 +1,7 @@
 """Writes docs/configuration.md from the config classes, where every key and its meaning stand.
 
-python -m archer.config_reference            write the page
-python -m archer.config_reference --check    fail when the page is out of date
+python -m archer.config.reference            write the page
+python -m archer.config.reference --check    fail when the page is out of date
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from archer.algos import OBJECTIVES
-from archer.config import TrainConfig
-from archer.config_schema import section_of
+from archer.config.keys import TrainConfig
+from archer.config.schema import section_of
 
-PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
+PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 INTRO = """\
 # Configuration

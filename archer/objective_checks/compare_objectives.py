@@ -30,19 +30,18 @@ from typing import TYPE_CHECKING, Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from archer.cli import run_or_explain
-from archer.config import AlgoConfig, PositiveInt
-from archer.config_schema import Section, suggestion, validate
+from archer.comparison.html import markdown_table, number, render_page
+from archer.config import CONF
+from archer.config.command_line import run_or_explain
+from archer.config.keys import AlgoConfig, PositiveInt
+from archer.config.schema import Section, suggestion, validate
 from archer.errors import ConfigError
 from archer.metrics import write_atomically
-from archer.model_folder import open_model
-from archer.pages import markdown_table, number, render_page
-from archer.replay import open_replay
+from archer.models.folder import open_model
+from archer.objective_checks.replay import open_replay
 
 if TYPE_CHECKING:
-    from archer.gradients import Comparison
-
-CONF = Path(__file__).parent.parent / "conf"
+    from archer.objective_checks.gradients import Comparison
 
 
 class CompareObjectivesConfig(Section):
@@ -161,7 +160,7 @@ def _run(config: CompareObjectivesConfig) -> None:
 
     from transformers.utils import logging
 
-    from archer.gradients import compare  # torch, which takes seconds to import
+    from archer.objective_checks.gradients import compare  # torch, which takes seconds to import
 
     logging.disable_progress_bar()
     comparison = compare(

@@ -5,11 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from archer.algos import AGGREGATIONS, Algorithm, resolve_algorithm
-from archer.config_schema import suggestion
+from archer.config.schema import suggestion
 from archer.errors import ConfigError
 
 if TYPE_CHECKING:
-    from archer.config import AlgoConfig, ClusterConfig, CommonConfig, ShapingConfig, TrainConfig
+    from archer.config.keys import (
+        AlgoConfig,
+        ClusterConfig,
+        CommonConfig,
+        ShapingConfig,
+        TrainConfig,
+    )
 
 
 def check_training(config: TrainConfig) -> None:

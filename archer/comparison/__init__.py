@@ -1,0 +1,1 @@
+"""Comparing finished runs: reading them, drawing them, one page of HTML."""

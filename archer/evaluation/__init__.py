@@ -1,0 +1,1 @@
+"""What a model solves: sampling, measures, the resumable journal, the table, the Min-kNN probe."""

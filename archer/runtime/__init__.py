@@ -1,0 +1,1 @@
+"""Processes and machines: the Ray cluster and its actors, interruptions, locks, run folders."""
