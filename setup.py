@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "archer/__init__.py").read_text()).group(1)
 README = ROOT / "README.md"
 
-CLUSTER = ["ray==2.60.0", "deepspeed==0.19.8", "wandb"]
+CLUSTER = ["ray==2.60.0", "deepspeed==0.19.8", "peft", "wandb"]
 
 setup(
     name="archer-rl",
@@ -39,6 +39,7 @@ setup(
         "psutil",
         "pyarrow",
         "pydantic>=2.7",
+        "rapidfuzz",
         "rich",
         "torch",
         "transformers",
