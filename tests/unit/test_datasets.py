@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from archer.datasets import read_rows
+from archer.data.rows import read_rows
 from archer.errors import ConfigError
 
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+3?"}]
@@ -206,6 +206,11 @@ BAD_FILES = {
         ["Row 2", "'reward_model.ground_truth' is null"],
     ),
     "empty prompt": ("a.jsonl", plain(problem=""), ["Row 1", "'problem' is ''", "non-empty"]),
+    "half a surrogate pair": (
+        "a.jsonl",
+        '{"problem": "\\ud800", "answer": "1"}',
+        ["Row 1", "in Unicode", "Mend or delete"],
+    ),
     "no messages": ("a.jsonl", plain(prompt=[]), ["'prompt' is []", "'role'"]),
     "message without role": ("a.jsonl", plain(prompt=[{"content": "p"}]), ["'role'", "'content'"]),
     "message with parts": (
