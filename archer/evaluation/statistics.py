@@ -1,7 +1,7 @@
-"""avg@k, pass@k, their bootstrap intervals over problems, and intervals that cover seeds as well.
+"""avg@k, pass@k, maj@k, their bootstrap intervals over problems, and intervals that cover seeds.
 
 A verdict matrix is float [P, n]: 1 right, 0 wrong, NaN where the verifier failed. A problem counts
-with the samples it has; a problem that has too few is left out (NaN in the per-problem results).
+with the samples it has; one that has none is left out (NaN in the per-problem results).
 A score matrix is float [S, P]: avg@k or pass@k of every training seed on every problem, no NaN.
 """
 
@@ -30,13 +30,14 @@ def pass_per_problem(correct: np.ndarray, k: int) -> np.ndarray:
     """Chance that k samples, drawn without replacement, hold a right one (arXiv 2107.03374).
 
     The unbiased estimate ``1 - C(n - c, k) / C(n, k)`` from n valid samples of which c are right,
-    as a product so that no binomial coefficient overflows.
+    as a product so that no binomial coefficient overflows. Where failures leave n < k, pass@n
+    stands for pass@k: it is a lower bound, and every k is about the same problems.
 
     Args:
-        correct: float [P, n].
-        k: 1 <= k <= n.
+        correct: float [P, samples].
+        k: 1 <= k <= samples.
     Returns:
-        float [P], NaN for a problem with fewer than k valid samples.
+        float [P], NaN for a problem without a valid sample.
     Raises:
         ValueError: k is out of range.
     """
@@ -48,12 +49,55 @@ def pass_per_problem(correct: np.ndarray, k: int) -> np.ndarray:
 
 def avg_at_k(correct: np.ndarray) -> float:
     """Accuracy of one sample, averaged over problems. NaN if nothing is valid."""
-    return _mean(avg_per_problem(correct))
+    return mean_over_problems(avg_per_problem(correct))
 
 
 def pass_at_k(correct: np.ndarray, k: int) -> float:
-    """Mean over problems of ``pass_per_problem``. NaN if no problem has k valid samples."""
-    return _mean(pass_per_problem(correct, k))
+    """Mean over problems of ``pass_per_problem``. NaN if nothing is valid."""
+    return mean_over_problems(pass_per_problem(correct, k))
+
+
+def majority_per_problem(
+    correct: np.ndarray, answers: Sequence[Sequence[str | None]]
+) -> np.ndarray:
+    """Whether the most frequent answer to a problem is right (maj@n, arXiv 2203.11171).
+
+    Answers that are equally frequent share the problem. A sample without an answer has no vote;
+    where nobody has one, the problem is not solved.
+
+    Args:
+        correct: float [P, n].
+        answers: [P][n], spellings of one answer already made equal.
+    Returns:
+        float [P], NaN for a problem without a valid sample.
+    """
+    return np.array([_majority(*problem) for problem in zip(correct, answers, strict=True)])
+
+
+def maj_at_n(correct: np.ndarray, answers: Sequence[Sequence[str | None]]) -> float:
+    """Mean over problems of ``majority_per_problem``. NaN if nothing is valid."""
+    return mean_over_problems(majority_per_problem(correct, answers))
+
+
+def mean_over_problems(per_problem: np.ndarray) -> float:
+    """Of those that are not NaN; NaN if all are."""
+    values = per_problem[~np.isnan(per_problem)]
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def sampling_error(correct: np.ndarray) -> float:
+    """Standard error of avg@n from the luck of sampling alone, the problems held fixed.
+
+    Args:
+        correct: float [P, n].
+    Returns:
+        NaN where a problem has a single valid sample, which says nothing of its luck.
+    """
+    num_samples, num_correct = _counts(correct)
+    n, c = num_samples[num_samples > 0], num_correct[num_samples > 0]
+    if not len(n) or min(n) < 2:
+        return float("nan")
+    return math.sqrt(float(np.sum(c / n * (1 - c / n) / (n - 1)))) / len(n)
 
 
 def bootstrap_interval(
@@ -64,13 +108,65 @@ def bootstrap_interval(
     Problems are resampled, not samples: the samples of one problem are not independent evidence
     about the set. NaN entries are dropped first; without any problem both ends are NaN.
     """
-    values = per_problem[~np.isnan(per_problem)]
-    if not len(values):
-        return float("nan"), float("nan")
+    ((low, high),) = bootstrap_intervals(per_problem[None], level, num_resamples, seed)
+    return low, high
+
+
+def bootstrap_intervals(
+    scores: np.ndarray, level: float = LEVEL, num_resamples: int = 2000, seed: int = 0
+) -> list[tuple[float, float]]:
+    """``bootstrap_interval`` of several scores of the same problems, from one set of draws.
+
+    Args:
+        scores: float [S, P]; a problem counts where it has all S.
+    """
+    values = scores[:, ~np.isnan(scores).any(axis=0)]
+    num_problems = values.shape[1]
+    if not num_problems:
+        return [(math.nan, math.nan)] * len(values)
     rng = np.random.default_rng(seed)
-    means = [rng.choice(values, len(values)).mean() for _ in range(num_resamples)]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    means = [
+        values.take(rng.integers(num_problems, size=num_problems), axis=1).mean(axis=1)
+        for _ in range(num_resamples)
+    ]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return list(zip(low.tolist(), high.tolist(), strict=True))
+
+
+def ranking_interval(
+    values: np.ndarray,
+    others: np.ndarray,
+    is_compared: np.ndarray,
+    level: float = LEVEL,
+    num_resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """Chance that one of ``values`` is below one of ``others``, the area under the ROC curve.
+
+    Ties count half. The interval is a percentile bootstrap over both samples.
+
+    Args:
+        values, others: float [P] and [Q].
+        is_compared: bool [P, Q], the pairs that count.
+    Returns:
+        The chance and the ends of its interval; NaN without a pair.
+    """
+    if not is_compared.any():
+        return math.nan, math.nan, math.nan
+    below, tied = (compare.outer(values, others) for compare in (np.less, np.equal))
+    pairs = is_compared.astype(np.float64)
+    wins = pairs * (below + tied / 2)
+    rng = np.random.default_rng(seed)
+    # How often each one is drawn, float [num_resamples, P] and [num_resamples, Q].
+    rows, columns = (
+        rng.multinomial(n, np.full(n, 1 / n), num_resamples).astype(np.float64)
+        for n in (len(values), len(others))
+    )
+    num_pairs = ((rows @ pairs) * columns).sum(axis=1)
+    num_wins = ((rows @ wins) * columns).sum(axis=1)
+    drawn = num_wins[num_pairs > 0] / num_pairs[num_pairs > 0]
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return float(wins.sum() / pairs.sum()), float(low), float(high)
 
 
 @dataclass(frozen=True)
@@ -274,13 +370,22 @@ def _counts(correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pass_at_k(n: int, c: int, k: int) -> float:
-    if n < k:
+    if n == 0:
         return float("nan")
+    k = min(k, n)
     if n - c < k:
         return 1.0
     return float(1.0 - np.prod(1.0 - k / np.arange(n - c + 1, n + 1)))
 
 
-def _mean(per_problem: np.ndarray) -> float:
-    values = per_problem[~np.isnan(per_problem)]
-    return float(values.mean()) if len(values) else float("nan")
+def _majority(correct: np.ndarray, answers: Sequence[str | None]) -> float:
+    is_valid = ~np.isnan(correct)
+    if not is_valid.any():
+        return float("nan")
+    verdicts: dict[str, list[float]] = {}
+    for answer, verdict in zip(answers, correct, strict=True):
+        if answer is not None and not math.isnan(verdict):
+            verdicts.setdefault(answer, []).append(float(verdict))
+    most = max(map(len, verdicts.values()), default=0)
+    shares = [np.mean(found) for found in verdicts.values() if len(found) == most]
+    return float(np.mean(shares)) if shares else 0.0

@@ -8,25 +8,27 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from runs import NUM_PROBLEMS, NUM_SAMPLES, undisturbed
 
-from archer.config.keys import DataConfig
 from archer.metrics import read_rollouts
-from archer.prompts import dataset_files
 
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
-SIZE = (f"eval.max_problems={NUM_PROBLEMS}", f"eval.num_samples={NUM_SAMPLES}")
 
 
-def start(command: str, *overrides: str) -> subprocess.Popen[str]:
+def start(output: Path) -> subprocess.Popen[str]:
+    """The default evaluation, slowed down to one response at a time so that it can be met."""
+    size = (f"eval.max_problems={NUM_PROBLEMS}", f"eval.num_samples={NUM_SAMPLES}")
+    words = (*size, "cluster.max_num_seqs=1", f"output={output}")
     return subprocess.Popen(
-        [sys.executable, "-m", f"archer.{command}", *overrides],
+        [sys.executable, "-m", "archer.evaluate", *words],
         cwd=ROOT,
         env=os.environ | {"RAY_AUTH_MODE": "disabled"},
         stdout=subprocess.PIPE,
@@ -36,64 +38,18 @@ def start(command: str, *overrides: str) -> subprocess.Popen[str]:
     )
 
 
-def run(command: str, *overrides: str) -> str:
-    process = start(command, *overrides)
+def wait_for_problems(process: subprocess.Popen[str], output: Path, count: int) -> None:
+    journal = output / "journal.jsonl"
+    deadline = time.monotonic() + 120
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 1 + count:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def stop_by_ctrl_c(output: Path) -> None:
+    process = start(output)
     try:
-        output, errors = process.communicate(timeout=600)
-    finally:
-        process.kill()
-    assert process.returncode == 0, errors
-    return output
-
-
-def results(folder: Path) -> dict[str, float]:
-    return json.loads((folder / "results.json").read_text())["sets"]["arithmetic"]
-
-
-def test_it_gives_the_numbers_of_the_trainers_first_evaluation(tmp_path: Path):
-    output = run("evaluate", *SIZE, f"output={tmp_path}")
-    before = undisturbed().metrics[0]
-    found = results(tmp_path)
-    for measure in ("avg@4", "avg@4_lo", "avg@4_hi", "pass@1", "pass@2", "pass@4"):
-        assert found[measure] == before[f"eval/arithmetic/{measure}"]
-    assert 0.1 < found["avg@4"] < 0.9
-    assert f"{found['avg@4']:.3f} [" in output
-    assert f"evaluating arithmetic {NUM_PROBLEMS}/{NUM_PROBLEMS}" in output
-
-    samples = list(read_rollouts(tmp_path / "samples_arithmetic.jsonl.gz"))
-    assert len(samples) == NUM_PROBLEMS * NUM_SAMPLES
-    assert sum(s["correct"] for s in samples) / len(samples) == found["avg@4"]
-    assert {s["ground_truth"] for s in samples if s["correct"]} <= {
-        s["ground_truth"] for s in samples
-    }
-
-
-def test_it_reads_a_checkpoint_and_a_file_of_ones_own(tmp_path: Path):
-    task = DataConfig(name="arithmetic", task="arithmetic")
-    held_out = dataset_files(task, Path("~/.cache/archer").expanduser())["data.eval.arithmetic"]
-    run(
-        "evaluate",
-        f"model.path={undisturbed().checkpoint(6) / 'hf'}",
-        "data=jsonl",
-        f"data.eval.arithmetic={held_out}",
-        "data.chat_template=false",
-        "data.max_prompt_tokens=16",
-        *SIZE,
-        f"output={tmp_path}",
-    )
-    after = undisturbed().metrics[6]
-    assert results(tmp_path)["avg@4"] == after["eval/arithmetic/avg@4"]
-
-
-def test_ctrl_c_ends_it_with_its_processes(tmp_path: Path):
-    process = start(
-        "evaluate", "eval.max_problems=10", "eval.num_samples=512", f"output={tmp_path}"
-    )
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if "evaluating" in line:
-                break
+        wait_for_problems(process, output, 1)
         family = psutil.Process(process.pid).children(recursive=True)
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=30)
@@ -101,8 +57,66 @@ def test_ctrl_c_ends_it_with_its_processes(tmp_path: Path):
         process.kill()
     assert process.returncode == 128 + signal.SIGINT
     assert errors.splitlines() == ["archer: stopped by SIGINT"]
-    assert not (tmp_path / "results.json").exists()
-    deadline = time.monotonic() + 20
-    while (alive := [p for p in family if p.is_running()]) and time.monotonic() < deadline:
-        time.sleep(0.2)
+    _, alive = psutil.wait_procs(family, timeout=20)
     assert alive == []
+
+
+def kill(output: Path, num_before: int) -> None:
+    """As when the machine goes down, with the last line half written."""
+    process = start(output)
+    try:
+        wait_for_problems(process, output, num_before + 2)
+        driver = psutil.Process(process.pid)
+        for victim in [driver, *driver.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                victim.kill()
+        process.communicate()
+    finally:
+        process.kill()
+    journal = output / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-40])
+
+
+def num_problems(output: Path) -> int:
+    """Whole lines of the journal, without that of the configuration."""
+    return (output / "journal.jsonl").read_bytes().count(b"\n") - 1
+
+
+def responses(file: Path) -> dict[tuple[str, int], Any]:
+    return {(row["prompt_id"], row["index"]): row["response"] for row in read_rollouts(file)}
+
+
+def test_stopped_and_killed_it_ends_with_the_numbers_of_the_trainers_evaluation(tmp_path: Path):
+    stop_by_ctrl_c(tmp_path)
+    num_stopped = num_problems(tmp_path)
+    kill(tmp_path, num_stopped)
+    num_killed = num_problems(tmp_path)
+    assert 0 < num_stopped < num_killed < NUM_PROBLEMS
+    assert not (tmp_path / "results.json").exists()
+
+    process = start(tmp_path)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert f"going on after {num_killed} of {NUM_PROBLEMS} problems" in output
+    assert not (tmp_path / "journal.jsonl").exists()
+
+    trainer = undisturbed()
+    found = json.loads((tmp_path / "results.json").read_text())["sets"]["arithmetic"]
+    for measure in ("avg@4", "avg@4_lo", "avg@4_hi", "pass@1", "pass@2", "pass@4"):
+        assert found[measure] == trainer.metrics[0][f"eval/arithmetic/{measure}"]
+    samples = tmp_path / "samples_arithmetic.jsonl.gz"
+    of_trainer = trainer.folder / "rollouts" / "eval_arithmetic_000000.jsonl.gz"
+    assert responses(samples) == responses(of_trainer)
+    assert len(responses(samples)) == NUM_PROBLEMS * NUM_SAMPLES
+
+    assert 0.1 < found["avg@4"] < 0.9
+    row = f"arithmetic  {NUM_SAMPLES}  {100 * found['avg@4']:.1f} ["
+    assert row in output and "ETA 0:00" in output
+    assert row.replace("  ", " | ") in (tmp_path / "results.md").read_text()
+
+    rows = list(read_rollouts(samples))
+    assert all(s["answer"] == s["ground_truth"] for s in rows if s["correct"])
+    problems = [json.loads(line) for line in (tmp_path / "problems_arithmetic.jsonl").open()]
+    assert len(problems) == NUM_PROBLEMS
+    assert sum(p["num_correct"] for p in problems) == sum(s["correct"] for s in rows)
+    assert sum(p["majority_correct"] for p in problems) / NUM_PROBLEMS == found["maj@4"]

@@ -52,12 +52,23 @@ def test_failed_samples_shrink_the_n_of_their_own_problem():
     np.testing.assert_allclose(pass_per_problem(correct, 2), [1.0, 1.0])
 
 
-def test_a_problem_with_too_few_valid_samples_is_left_out():
+def test_a_problem_without_a_valid_sample_is_left_out():
     correct = np.array([[NAN, NAN], [1, NAN], [1, 0]])
     np.testing.assert_equal(avg_per_problem(correct), [NAN, 1.0, 0.5])
-    np.testing.assert_equal(pass_per_problem(correct, 2), [NAN, NAN, 1.0])
+    np.testing.assert_equal(pass_per_problem(correct, 2), [NAN, 1.0, 1.0])
     assert avg_at_k(correct) == 0.75
     assert np.isnan(avg_at_k(correct[:1]))
+
+
+def test_a_failed_verdict_takes_no_problem_out_of_pass_at_k():
+    correct = np.array([[1, 1, 1, NAN], [0, 0, 0, 0]])
+    assert [pass_at_k(correct, k) for k in range(1, 5)] == [0.5] * 4
+
+
+def test_pass_at_k_never_falls_with_k():
+    correct = np.random.default_rng(0).choice([0.0, 1.0, NAN], (50, 8), p=[0.5, 0.2, 0.3])
+    curve = np.array([pass_per_problem(correct, k) for k in range(1, 9)])
+    assert (np.diff(curve, axis=0)[:, ~np.isnan(curve[0])] > -1e-12).all()
 
 
 @pytest.mark.parametrize("k", [0, 5])
