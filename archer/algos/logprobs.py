@@ -99,7 +99,8 @@ class ChunkedLogprobs(torch.autograd.Function):
                 threshold = _log_threshold(log_p, floor)
                 is_kept[rows] = logprobs[rows] >= threshold
                 log_kept_mass[rows] = _only_kept(log_p, threshold).logsumexp(1)
-            entropy[rows] = _entropy(log_p, log_p.exp())
+            entropy[rows] = -log_p.exp().mul_(log_p).sum(1)  # in place: one chunk less
+            del log_p  # a bound name would keep it while the next chunk is computed
         ctx.mark_non_differentiable(logsumexp, is_kept)
         return logprobs, entropy, logsumexp, log_kept_mass, is_kept
 
@@ -140,6 +141,7 @@ class ChunkedLogprobs(torch.autograd.Function):
                 grad_weight += grad_logits.T @ hidden[rows]
             if grad_bias is not None:
                 grad_bias += grad_logits.sum(0, dtype=wide)
+            del log_p, grad_logits, grad_of_kept  # as in forward
         grad_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
         grad_bias = None if grad_bias is None else grad_bias.to(bias.dtype)
         return grad_hidden, grad_weight, grad_bias, None, None, None, None
@@ -193,11 +195,6 @@ def _grad_logits(
     p = log_p.exp()
     pull = grad_logprobs[:, None]
     if grad_entropy is not None:
-        entropy = _entropy(log_p, p)
+        entropy = -(p * log_p).sum(1)
         pull = log_p.add_(entropy[:, None]).mul_(grad_entropy[:, None]).add_(pull)
     return p.mul_(pull).neg_().scatter_add_(1, targets[:, None], grad_logprobs[:, None])
-
-
-def _entropy(log_p: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-    """[chunk]; a dot product, so that p * log p is never stored."""
-    return -torch.linalg.vecdot(p, log_p)

@@ -20,6 +20,7 @@ from archer.config.keys import OptimizerConfig, TrainConfig
 from archer.seeds import derive_seed
 from archer.types import Batch, RankColumns, UpdateResult
 from archer.workers import zero
+from archer.workers.attention import varlen_attention
 from archer.workers.model import PolicyModel, model_inputs
 
 
@@ -250,12 +251,15 @@ class TrainedWorker(ModelWorker):
         path.mkdir(parents=True, exist_ok=True)  # on a disk that is not the driver's
         torch.save(torch.get_rng_state(), path / f"rng_{self.rank}.pt")
         # Last, as it ends with a barrier: all files are whole then.
-        self.engine.save_checkpoint(folder, tag="zero", save_latest=False)
+        self.engine.save_checkpoint(
+            folder, tag="zero", save_latest=False, exclude_frozen_parameters=True
+        )
         return file_sizes(path)
 
     def load(self, folder: str) -> None:
         self._onload()
-        self.engine.load_checkpoint(folder, tag="zero")
+        has_frozen = any(not p.requires_grad for p in self.module.parameters())
+        self.engine.load_checkpoint(folder, tag="zero", load_module_strict=not has_frozen)
         torch.set_rng_state(torch.load(Path(folder) / f"rng_{self.rank}.pt", weights_only=True))
 
     def _peak_memory_gib(self) -> float:
@@ -321,8 +325,9 @@ def _adam_inside(optimizer: Any) -> zero.FiniteAdamW:
 
 
 def load_causal_lm(config: TrainConfig, model_path: str) -> Any:
-    from transformers import AutoModelForCausalLM
+    from transformers import AttentionInterface, AutoModelForCausalLM
 
+    AttentionInterface.register("varlen", varlen_attention)
     causal_lm = AutoModelForCausalLM.from_pretrained(
         model_path,
         dtype=getattr(torch, config.cluster.dtype),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,15 @@ from archer.algos.corrections import without
 from archer.algos.logprobs import HeadOutput
 from archer.algos.masks import mean_over
 from archer.config.keys import TrainConfig
-from archer.types import Batch
+from archer.types import Batch, RankColumns
 from archer.weight_sync import Sender, open_sender
-from archer.workers import fingerprint, zero
+from archer.workers import fingerprint, lora, zero
 from archer.workers.model import model_inputs
 from archer.workers.model_worker import MetricSums, TrainedWorker
 from archer.workers.token_inputs import token_inputs
+
+ADAPTER_FOLDER = "adapter"
+"""Of a checkpoint: the LoRA adapters in peft's format."""
 
 
 class PolicyWorker(TrainedWorker):
@@ -33,6 +37,25 @@ class PolicyWorker(TrainedWorker):
         self.algorithm = resolve_algorithm(config.algo)
         self.floor = self.algorithm.objective.noise_floor(self.algorithm.loss_config)
         self._sender: Sender | None = None
+
+    def build_module(self) -> torch.nn.Module:
+        module = super().build_module()
+        self.peft_model = None
+        if self.config.model.lora is not None:
+            self.peft_model = lora.add_adapters(self.causal_lm, self.config.model.lora)
+        return module
+
+    def ready(self) -> dict[str, Any]:
+        facts = super().ready()
+        if self.peft_model is not None:
+            learned, total = zero.count_parameters(self.module)
+            facts["engine"] += f", LoRA: {learned:,} of {total:,} parameters learn"
+        return facts
+
+    def compute_reference_logprobs(self, batch: Batch) -> RankColumns:
+        """``compute_logprobs`` of the frozen base, which is the reference of a LoRA run."""
+        with lora.without_updates(self.peft_model):
+            return self.compute_logprobs(batch)
 
     def prepare(self, mini_batch: Batch, seed: int) -> Batch:
         if "fresh_logprobs" in self.algorithm.needs:
@@ -113,15 +136,31 @@ class PolicyWorker(TrainedWorker):
     def export(self, folder: str) -> None:
         """Hugging Face folder of the weights; rank 0 writes, all ranks gather."""
         self._onload()
-        weights = {}
-        for name, tensor in self._full_parameters():
-            if self.rank == 0:
-                weights[name] = tensor.cpu().clone()
+        weights = self._copy_on_rank_0(self._full_parameters())
         if self.rank == 0:
             self.causal_lm.save_pretrained(folder, state_dict=weights)
 
+    def save(self, folder: str) -> dict[str, int]:
+        """As of any trained worker, and the adapters in peft's own format."""
+        if self.peft_model is not None:
+            self._onload()
+            adapters = lora.adapter_weights(self.module)
+            stage = self.config.cluster.zero_stage
+            weights = self._copy_on_rank_0(zero.FullParameters(adapters, stage))
+            if self.rank == 0:
+                lora.save_adapters(self.peft_model, weights, Path(folder) / ADAPTER_FOLDER)
+        return super().save(folder)
+
+    def _copy_on_rank_0(self, tensors: zero.FullParameters) -> dict[str, torch.Tensor]:
+        weights = {}
+        for name, tensor in tensors:  # on every rank: they gather together
+            if self.rank == 0:
+                weights[name] = tensor.cpu().clone()
+        return weights
+
     def _full_parameters(self) -> zero.FullParameters:
-        return zero.FullParameters(self.module, self.config.cluster.zero_stage)
+        weights = lora.served_weights(self.module)
+        return zero.FullParameters(weights, self.config.cluster.zero_stage)
 
 
 def _attached(head: HeadOutput) -> torch.Tensor | float:

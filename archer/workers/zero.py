@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from archer.config.keys import ClusterConfig, OptimizerConfig
+from archer.workers.lora import Weight
 
 
 def init_process_group(
@@ -117,13 +118,21 @@ def build_engine(
 
 
 def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """No decay on norms and biases."""
-    decayed = [p for p in module.parameters() if p.ndim >= 2]
-    others = [p for p in module.parameters() if p.ndim < 2]
-    return [
+    """No decay on norms and biases. Frozen parameters are in no group."""
+    learned = [p for p in module.parameters() if p.requires_grad]
+    decayed = [p for p in learned if p.ndim >= 2]
+    others = [p for p in learned if p.ndim < 2]
+    groups = [
         {"params": decayed, "weight_decay": weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
+    return [group for group in groups if group["params"]]  # adapters have no norms
+
+
+def count_parameters(module: nn.Module) -> tuple[int, int]:
+    """How many numbers learn, and how many there are."""
+    sizes = [(p.requires_grad, math.prod(_whole_shape(p))) for p in module.parameters()]
+    return sum(size for learns, size in sizes if learns), sum(size for _, size in sizes)
 
 
 @dataclass(frozen=True)
@@ -136,37 +145,35 @@ class ParamMeta:
 
 
 class FullParameters:
-    """Whole parameters of a (possibly ZeRO-3 sharded) module under Hugging Face names.
+    """Whole tensors out of (possibly ZeRO-3 sharded) parameters.
 
-    Iterating is a collective at ZeRO-3: all ranks must do it together. A tied head appears once.
+    Iterating is a collective at ZeRO-3: all ranks must do it together.
     """
 
     GATHER_BYTES = 1 << 28
     """Parameters gathered at a time: one by one is slow, all at once would hold the whole model."""
 
-    def __init__(self, module: nn.Module, zero_stage: int):
-        self.module, self.zero_stage = module, zero_stage
+    def __init__(self, weights: Sequence[Weight], zero_stage: int):
+        self.weights, self.zero_stage = weights, zero_stage
 
     def metadata(self) -> list[ParamMeta]:
-        return [
-            ParamMeta(name, p.dtype, _whole_shape(p)) for name, p in self.module.named_parameters()
-        ]
+        return [ParamMeta(w.name, w.base.dtype, _whole_shape(w.base)) for w in self.weights]
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         if self.zero_stage < 3:
-            yield from ((name, p.detach()) for name, p in self.module.named_parameters())
+            yield from ((w.name, w.merged()) for w in self.weights)
             return
         import deepspeed
 
         for bucket in self._buckets():
-            with deepspeed.zero.GatheredParameters([p for _, p in bucket]):
-                yield from ((name, p.detach()) for name, p in bucket)
+            with deepspeed.zero.GatheredParameters([p for w in bucket for p in w.parts]):
+                yield from ((w.name, w.merged()) for w in bucket)
 
-    def _buckets(self) -> Iterator[list[tuple[str, nn.Parameter]]]:
+    def _buckets(self) -> Iterator[list[Weight]]:
         bucket, size = [], 0
-        for name, p in self.module.named_parameters():
-            bucket.append((name, p))
-            size += math.prod(_whole_shape(p)) * p.element_size()
+        for weight in self.weights:
+            bucket.append(weight)
+            size += sum(math.prod(_whole_shape(p)) * p.element_size() for p in weight.parts)
             if size >= self.GATHER_BYTES:
                 yield bucket
                 bucket, size = [], 0
@@ -184,7 +191,16 @@ def offload(engine: Any) -> None:
     from deepspeed.runtime.zero.offload_config import OffloadDeviceEnum
 
     engine.offload_states(device=OffloadDeviceEnum.cpu, pin_memory=True)
+    _move_frozen(engine.module, "cpu")
 
 
 def onload(engine: Any) -> None:
+    _move_frozen(engine.module, _device())
     engine.reload_states()
+
+
+def _move_frozen(module: nn.Module, device: str) -> None:
+    """DeepSpeed moves what its optimizer holds, and no frozen parameter is in it."""
+    for parameter in module.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(device)

@@ -24,12 +24,16 @@ def test_a_colocated_run_syncs_and_trains(tmp_path: Path, algo: str):
         assert line["policy/skipped_updates"] == 0
 
 
-def test_packed_and_padded_logprobs_agree_on_the_gpu():
+@pytest.mark.parametrize(
+    ("attention", "dtype", "tolerance"), [("sdpa", "float32", 1e-4), ("varlen", "bfloat16", 0.05)]
+)
+def test_packed_and_padded_logprobs_agree_on_the_gpu(attention: str, dtype: str, tolerance: float):
     import numpy as np
     import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    from transformers import AttentionInterface, Qwen2Config, Qwen2ForCausalLM
 
     from archer.types import Batch
+    from archer.workers.attention import varlen_attention
     from archer.workers.model import PolicyModel, model_inputs
 
     torch.manual_seed(0)
@@ -37,7 +41,9 @@ def test_packed_and_padded_logprobs_agree_on_the_gpu():
         vocab_size=512, hidden_size=128, intermediate_size=256, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, attn_implementation="sdpa",
     )  # fmt: skip
-    model = PolicyModel(Qwen2ForCausalLM(config)).to("cuda", torch.float32)
+    AttentionInterface.register("varlen", varlen_attention)
+    causal_lm = Qwen2ForCausalLM(config)
+    model = PolicyModel(causal_lm).to("cuda", getattr(torch, dtype))
     rng = np.random.default_rng(0)
     lengths = [5, 40, 17]
     tokens = rng.integers(0, 512, sum(lengths), dtype=np.int32)
@@ -57,12 +63,16 @@ def test_packed_and_padded_logprobs_agree_on_the_gpu():
         correct=np.zeros(3, bool),
         is_stored=np.zeros(3, bool),
     )
-    with torch.no_grad():
-        padded, packed = (
-            model(**model_inputs(batch, layout, torch.device("cuda")), temperature=1.0)[0]
-            for layout in ("padded", "packed")
-        )
-    torch.testing.assert_close(packed, padded, rtol=1e-4, atol=1e-4)
+    logprobs, gradients = [], []
+    for layout, implementation in (("padded", "sdpa"), ("packed", attention)):
+        causal_lm.set_attn_implementation(implementation)
+        inputs = model_inputs(batch, layout, torch.device("cuda"))
+        logprobs.append(model(**inputs, temperature=1.0)[0])
+        weights = causal_lm.model.layers[0].self_attn.k_proj.weight
+        gradients.append(torch.autograd.grad(logprobs[-1].sum(), weights)[0])
+    torch.testing.assert_close(logprobs[1], logprobs[0], rtol=tolerance, atol=tolerance)
+    difference = (gradients[1] - gradients[0]).norm() / gradients[0].norm()
+    assert difference < tolerance
 
 
 def test_the_head_never_holds_all_logits():

@@ -1,5 +1,7 @@
 """The chunked head against plain log_softmax."""
 
+import weakref
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -147,6 +149,27 @@ def test_no_tensor_as_large_as_the_logits_is_ever_made():
         head = chunked_logprobs(hidden, weight, targets, 1.0, chunk, floor=NoiseFloor(0.1))
         (head.logprobs.sum() + head.entropy.sum() + head.log_kept_mass.sum()).backward()
     assert largest.numel == chunk * vocabulary
+
+
+def test_forward_holds_two_tensors_of_a_chunk_and_backward_three():
+    class Alive(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.made, self.most = {}, 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor) and result.shape == (3, V):
+                self.made[id(result)] = weakref.ref(result)
+            self.most = max(self.most, sum(made() is not None for made in self.made.values()))
+            return result
+
+    hidden, weight, targets = problem(torch.float32)
+    with Alive() as forward:
+        head = chunked_logprobs(hidden, weight, targets, 1.0, chunk_tokens=3)
+    with Alive() as backward:
+        (head.logprobs + head.entropy).sum().backward()
+    assert (forward.most, backward.most) == (2, 3)  # the third for the gradient of the entropy
 
 
 def test_a_frozen_head_gets_no_gradient_buffer():
