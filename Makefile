@@ -9,7 +9,7 @@ test test-unit test-gradients: export RAY_AUTH_MODE = disabled
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-unit test-gradients lint docs clean
+.PHONY: help setup train test test-unit test-gradients lint docs doctor images clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,13 @@ lint: setup ## Check style and types
 
 docs: setup ## Write docs/configuration.md from the config classes
 	$(PYTHON_IN_VENV) -m archer.config.reference
+
+doctor: setup ## Check this machine for a run, e.g. make doctor ARGS="cluster=1x8"
+	@$(PYTHON_IN_VENV) -m archer.doctor $(ARGS)
+
+images: ## Build the images with Docker; see docs/images.md
+	docker build -f docker/cpu.Dockerfile -t archer:cpu .
+	docker build -f docker/cuda.Dockerfile -t archer:cuda .
 
 clean: ## Remove the virtual environments and caches; runs/ is kept
 	rm -rf .venv .venv-cuda build dist *.egg-info .pytest_cache .ruff_cache
