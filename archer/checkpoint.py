@@ -5,6 +5,7 @@
         zero/ rng_*  DeepSpeed's shards: weights, optimizer, and each rank's RNG
         critic/      the same of the critic, where there is one
         hf/          config.json, model.safetensors, tokenizer: load with transformers or vLLM
+        adapter/     the LoRA adapters alone in peft's format, where the policy learns such
 
 A checkpoint is written under a temporary name, described by ``state.json`` last, then renamed.
 ``load`` checks every digest, so a file cut off or changed later is refused with the reason.

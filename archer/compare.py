@@ -4,7 +4,8 @@
     python -m archer.compare objectives rollouts=runs/default/RUN algo=archer,dapo,grpo
 
 The first writes one self-contained page about all runs found at or below the folders given. See
-docs/compare.md for what its intervals mean. The second is ``archer/objective_checks/compare_objectives.py``.
+docs/compare.md for what its intervals mean. The second is
+``archer/objective_checks/compare_objectives.py``.
 """
 
 from __future__ import annotations

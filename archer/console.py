@@ -102,6 +102,10 @@ class Console:
         """Print a line that stays."""
         self._print(text)
 
+    def show(self, table: Table) -> None:
+        """Print a table that stays."""
+        self._output.print(table)
+
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Callable[..., None]]:
         """Count towards a total; yields ``advance(count=1, detail="")``.

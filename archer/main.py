@@ -3,6 +3,7 @@
 python -m archer.main                                      the embedded default, on a CPU
 python -m archer.main algo=dapo seed=1                     another objective
 python -m archer.main -m algo=archer,dapo,grpo seed=1,2,3  a comparison, one run after the other
+python -m archer.main trainer.dry_run=true                 all but the actors: check, and tell
 python -m archer.main --cfg job                            the composed configuration
 """
 
@@ -18,6 +19,7 @@ from archer.config import CONF
 from archer.config.command_line import run_hydra, run_or_explain
 from archer.config.keys import TrainConfig, load_config
 from archer.console import Console
+from archer.planning.dry_run import describe_run
 from archer.preflight import check_inputs, check_setup
 from archer.report import write_report
 from archer.runtime.stopping import StopSignals
@@ -31,7 +33,12 @@ def train(config: TrainConfig) -> None:
             console.note(warning)
         model_path = start_model(config.model, Path(config.run.cache), console)
         inputs = check_inputs(config, model_path)
+        if config.trainer.dry_run:
+            for line in describe_run(config, inputs):
+                console.note(line)
+            return
         resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        config.run_dir.mkdir(parents=True, exist_ok=True)
         (config.run_dir / "config.yaml").write_text(resolved)
         console.note(f"run directory {config.run_dir}")
         from archer.trainer import Trainer

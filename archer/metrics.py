@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 METRICS_FILE = "metrics.jsonl"
 ROLLOUTS_FOLDER = "rollouts"
+TRUTH_CHARS = 2000
+"""Of a ground truth in a row of ``rollouts/``."""
 TRAINING = "step"
 """Name of the rollout files that hold training samples."""
 WandbMode = Literal["online", "offline", "disabled", "shared"]
@@ -198,7 +200,13 @@ def write_rollouts(path: Path, samples: Iterable[Sample], with_tokens: bool = Fa
         with_tokens: also what a replay needs: token ids, and the engine's log-probs to the last
             bit of a float32.
     """
-    rows = (_rollout_row(s) | (_replay_columns(s) if with_tokens else {}) for s in samples)
+    write_rows(
+        path, (rollout_row(s) | (_replay_columns(s) if with_tokens else {}) for s in samples)
+    )
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """What ``rollout_row`` gives as lines of JSON, gzipped; the file is whole or absent."""
     text = "".join(json.dumps(row, default=str) + "\n" for row in rows)
     write_atomically(path, gzip.compress(text.encode(), compresslevel=4, mtime=0))
 
@@ -304,22 +312,30 @@ def _spread(samples: list[Sample], keep: int | None) -> list[Sample]:
     return [samples[i * len(samples) // keep] for i in range(keep)]
 
 
-def _rollout_row(sample: Sample) -> dict[str, Any]:
+def rollout_row(sample: Sample) -> dict[str, Any]:
+    """What is kept of a sample for people and for statistics, as plain JSON values."""
     logprobs = sample.completion.logprobs
     return {
         "prompt_id": sample.prompt.id,
         "index": sample.index,
         "prompt": sample.prompt.text,
-        "ground_truth": sample.prompt.ground_truth,
+        "ground_truth": _shown_truth(sample.prompt.ground_truth),
         "response": sample.text,
         "reward": _finite(sample.result.reward),
         "correct": sample.result.correct,
         "status": sample.result.status,
+        "answer": sample.result.answer,
         "finish_reason": sample.completion.finish_reason,
         "num_tokens": len(sample.completion.tokens),
         "mean_logprob": _finite(float(logprobs.mean())) if len(logprobs) else None,
         "weight_version": sample.completion.weight_version,
     }
+
+
+def _shown_truth(truth: Any) -> Any:
+    """The truth, or its beginning: hidden tests take megabytes, and every sample has a row."""
+    text = truth if isinstance(truth, str) else json.dumps(truth, default=str)
+    return truth if len(text) <= TRUTH_CHARS else f"{text[:TRUTH_CHARS]}..."
 
 
 def _replay_columns(sample: Sample) -> dict[str, list[Any]]:

@@ -7,22 +7,32 @@ Evaluation needs less than training: ``check_tools`` and ``check_eval_inputs`` a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from archer.config.keys import CommonConfig, RewardConfig, TrainConfig
+from archer.config.checks import check_lora_targets, check_window
+from archer.config.keys import CommonConfig, EvaluateConfig, RewardConfig, TrainConfig
 from archer.config.schema import suggestion
-from archer.datasets import Row, read_rows
+from archer.data.prepared import is_prepared, stand_ins, stored_rows
+from archer.data.rows import Row, read_rows
 from archer.errors import ConfigError
 from archer.models.folder import ModelFolder, open_model
 from archer.models.tokenizer import Tokenizer, load_tokenizer
-from archer.prompts import PromptSet, dataset_files, load_prompts
+from archer.planning.memory_plan import check_plan
+from archer.prompts import (
+    PromptSet,
+    check_chat_template,
+    dataset_files,
+    eval_files,
+    load_prompts,
+)
 from archer.rewards import resolve_reward
 from archer.rewards.checks import check_reward
 from archer.runtime.machine import check_machine
 from archer.runtime.run_directory import check_disk, check_run_directory, check_writable
+from archer.warm_start import MAX_POSITIONS, check_warm_start
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,7 @@ class _Rows:
 
 
 def check_tools(config: CommonConfig) -> list[str]:
-    """The machine, the reward and the cache.
+    """The machine, the reward, the cache, and what is known of a model to be warm-started.
 
     Returns:
         Warnings for the user.
@@ -66,14 +76,20 @@ def check_tools(config: CommonConfig) -> list[str]:
     Raises:
         ConfigError: responses cannot be sampled and judged here; says why and how to mend it.
     """
-    check_machine(config)
-    warnings = check_reward(config.reward)
-    check_writable("run.cache", config.run.cache, Path(config.run.cache).expanduser())
-    return warnings
+    warnings = _check_machine(config) + check_reward(config.reward)
+    check_warm_start(config.model, config.data)
+    if config.model.path is None and config.model.warm_start is not None:
+        check_window(config, MAX_POSITIONS)
+        _prompt_files(config)  # sets that are not prepared are told before it is trained
+    cache = Path(config.run.cache).expanduser()
+    check_writable("run.cache", config.run.cache, cache)
+    return warnings + stand_ins(config.data.sets, cache)
 
 
 def check_setup(config: TrainConfig) -> list[str]:
     """The machine, the reward, the cache and the run directory.
+
+    A dry run may be of a run for other machines: what this one lacks is a warning.
 
     Returns:
         Warnings for the user.
@@ -86,6 +102,22 @@ def check_setup(config: TrainConfig) -> list[str]:
     return warnings
 
 
+def _check_machine(config: CommonConfig) -> list[str]:
+    if isinstance(config, TrainConfig) and config.trainer.dry_run:
+        return not_here(lambda: check_machine(config))
+    check_machine(config)
+    return []
+
+
+def not_here(check: Callable[[], None]) -> list[str]:
+    """What a check of this machine refuses, as a line of a dry run; none where all is well."""
+    try:
+        check()
+    except ConfigError as error:
+        return [f"not on this machine: {error}"]
+    return []
+
+
 def check_inputs(config: TrainConfig, model_path: str | Path | None = None) -> Inputs:
     """Read and check the data, the model's files and the tokenizer of a training run.
 
@@ -96,8 +128,11 @@ def check_inputs(config: TrainConfig, model_path: str | Path | None = None) -> I
         ConfigError: names the key or file, the row if there is one, and how to mend it.
     """
     rows = _read_data(config)
-    _check_sources(config.reward, rows)
+    _check_sources(config, rows)
     model, tokenizer = _open_model(config, model_path)
+    _check_attention(config, model)
+    if model.shape is not None:
+        check_plan(config, model.shape)
     prompts = _load_prompts(config, rows, model, tokenizer)
     train = prompts.pop("data.train")
     if len(train.prompts) < config.trainer.prompts_per_step:
@@ -107,13 +142,16 @@ def check_inputs(config: TrainConfig, model_path: str | Path | None = None) -> I
             f"at most the {len(train.prompts)} usable training prompts",
             "Lower it, or train on more prompts.",
         )
-    check_disk(config, model.num_parameters)
+    if config.model.lora is not None and model.layers:
+        check_lora_targets(config.model.lora, model.layers)
+    if not config.trainer.dry_run:
+        check_disk(config, model.num_parameters)
     return Inputs(**vars(_eval_inputs(model, tokenizer, prompts)), train=train)
 
 
-def check_eval_inputs(config: CommonConfig, model_path: str | Path | None = None) -> EvalInputs:
-    """``check_inputs`` for an evaluation, which reads the held-out sets only."""
-    rows = _read_data(config, only="data.eval.")
+def check_eval_inputs(config: EvaluateConfig, model_path: str | Path | None = None) -> EvalInputs:
+    """``check_inputs`` for an evaluation, which reads the sets that it evaluates only."""
+    rows = _read_data(config)
     model, tokenizer = _open_model(config, model_path)
     return _eval_inputs(model, tokenizer, _load_prompts(config, rows, model, tokenizer))
 
@@ -132,19 +170,21 @@ def _eval_inputs(
     )
 
 
-def _read_data(config: CommonConfig, only: str = "data.") -> dict[str, _Rows]:
+def _prompt_files(config: CommonConfig) -> dict[str, Path]:
+    """Config key to prompt file, of all that a run reads or that an evaluation evaluates."""
+    cache = Path(config.run.cache).expanduser()
+    if isinstance(config, EvaluateConfig):
+        return eval_files(config.data, config.protocols, cache)
+    return dataset_files(config.data, cache)
+
+
+def _read_data(config: CommonConfig) -> dict[str, _Rows]:
     """Rows of every prompt file by config key, before anything large is downloaded for them."""
-    files = {
-        key: path
-        for key, path in dataset_files(config.data, Path(config.run.cache).expanduser()).items()
-        if key.startswith(only)
-    }
     limit = config.eval.max_problems
-    rows = {
-        key: list(islice(read_rows(path, key), None if key == "data.train" else limit))
-        for key, path in files.items()
+    return {
+        key: _judgeable(config.reward, key, path, None if key == "data.train" else limit)
+        for key, path in _prompt_files(config).items()
     }
-    return {key: _judgeable(config.reward, key, files[key], found) for key, found in rows.items()}
 
 
 def _open_model(
@@ -154,9 +194,19 @@ def _open_model(
     assert path is not None, "a warm-started model has to be passed in"
     model = open_model(str(path))
     tokenizer = load_tokenizer(model.path)
-    _check_window(config, model)
-    _check_templates(config, tokenizer)
+    check_window(config, model.window)
+    check_chat_template(config.data, tokenizer)
     return model, tokenizer
+
+
+def _check_attention(config: TrainConfig, model: ModelFolder) -> None:
+    if config.model.attention == "varlen" and model.attention_extras:
+        raise ConfigError(
+            "model.attention",
+            "varlen",
+            f"eager with a model whose config.json sets {model.attention_extras[0]}",
+            "The kernel of varlen does not know it: set model.attention=eager.",
+        )
 
 
 def _load_prompts(
@@ -172,22 +222,29 @@ def _load_prompts(
     return prompts
 
 
-def _judgeable(config: RewardConfig, key: str, path: Path, rows: Sequence[Row]) -> _Rows:
-    """Leave out the rows that no response can be judged by.
+def _judgeable(config: RewardConfig, key: str, path: Path, limit: int | None) -> _Rows:
+    """The first rows of a file, without those that no response can be judged by.
 
     Raises:
-        ConfigError: others are to be refused, or none is left.
+        ConfigError: the file is refused, or such rows are, or none is left.
     """
     reward = resolve_reward(config.name, config.args)
-    problems: dict[int, ValueError] = {}
-    for row in rows:
+    # A verifier process that needs no files has given them up.
+    is_stored = is_prepared(path) and not reward.is_self_contained
+    rows = stored_rows(path, key) if is_stored else ((row, row) for row in read_rows(path, key))
+    kept: list[Row] = []
+    problem: tuple[int, ValueError] | None = None
+    num_problems = 0
+    for whole, row in islice(rows, limit):
         try:
-            reward.check(row.ground_truth, row.source, config.args)
+            reward.check(whole.ground_truth, whole.source, config.args)
         except ValueError as error:
-            problems[row.number] = error
-    if problems and (config.bad_truths == "stop" or len(problems) == len(rows)):
-        number, first = next(iter(problems.items()))
-        also = f" {len(problems) - 1} more rows are like it." if len(problems) > 1 else ""
+            problem, num_problems = problem or (whole.number, error), num_problems + 1
+        else:
+            kept.append(row)
+    if problem and (config.bad_truths == "stop" or not kept):
+        number, first = problem
+        also = f" {num_problems - 1} more rows are like it." if num_problems > 1 else ""
         raise ConfigError(
             key,
             str(path),
@@ -195,53 +252,33 @@ def _judgeable(config: RewardConfig, key: str, path: Path, rows: Sequence[Row]) 
             f"Row {number}: {_brief(str(first))}.{also} Choose a reward that reads them, "
             "drop these rows, or let reward.bad_truths=drop leave them out.",
         ) from first
-    return _Rows([row for row in rows if row.number not in problems], len(problems))
+    return _Rows(kept, num_problems)
 
 
-def _check_sources(config: RewardConfig, rows: dict[str, _Rows]) -> None:
+def _check_sources(config: TrainConfig, rows: dict[str, _Rows]) -> None:
+    """Refuse limits of sources that are neither in the rows nor, as where ``eval.max_problems``
+    reads only some of them, in the recipes: presets bring limits of their own."""
     sources = {row.source for found in rows.values() for row in found.judgeable}
-    for name in config.max_concurrency.keys() - sources:
-        raise ConfigError(
-            f"reward.max_concurrency.{name}",
-            config.max_concurrency[name],
-            f"a data source of the run: {_brief(', '.join(sorted(sources)))}",
-            f"Fix its name, or remove it.{suggestion(name, sorted(sources))}",
-        )
+    for recipe in config.data.sets.values():
+        sources |= {source.data_source or name for name, source in recipe.sources.items()}
+    reward = config.reward
+    for key, limits in (
+        ("max_concurrency", reward.max_concurrency),
+        ("source_timeout_s", reward.source_timeout_s),
+    ):
+        for name in limits.keys() - sources:
+            raise ConfigError(
+                f"reward.{key}.{name}",
+                limits[name],
+                f"a data source of the run: {_brief(', '.join(sorted(sources)))}",
+                f"Fix its name, or remove it.{suggestion(name, sorted(sources))}",
+            )
 
 
 def _brief(text: str, num_chars: int = 300) -> str:
     """Its beginning and its end: a reward may name what is wrong before or after the value."""
     half = num_chars // 2
     return text if len(text) <= num_chars else f"{text[:half]} ... {text[-half:]}"
-
-
-def _check_window(config: CommonConfig, model: ModelFolder) -> None:
-    if model.window is not None and config.max_sequence_tokens > model.window:
-        raise ConfigError(
-            "sampling.max_response_tokens",
-            config.sampling.max_response_tokens,
-            f"data.max_prompt_tokens={config.data.max_prompt_tokens} plus this to fit the model's "
-            f"window of {model.window} tokens",
-            "Lower either limit, or choose a model with a longer window.",
-        )
-
-
-def _check_templates(config: CommonConfig, tokenizer: Tokenizer) -> None:
-    data = config.data
-    if "{problem}" not in data.prompt_template:
-        raise ConfigError(
-            "data.prompt_template",
-            data.prompt_template,
-            "a text with {problem} in it",
-            "Put {problem} where the problem belongs.",
-        )
-    if data.chat_template and not tokenizer.has_chat_template:
-        raise ConfigError(
-            "data.chat_template",
-            True,
-            "false, because this model's tokenizer has no chat template",
-            "Set data.chat_template=false, or add a chat_template.jinja to the model folder.",
-        )
 
 
 def _check_tokens(key: str, loaded: PromptSet, model: ModelFolder) -> None:

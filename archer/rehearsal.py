@@ -21,7 +21,7 @@ import numpy as np
 import ray
 
 from archer.batch import assemble, build_batch, mask_impossible
-from archer.collector import SampleStream
+from archer.collector import SampleStream, sample_requests
 from archer.config.keys import TrainConfig
 from archer.console import Console
 from archer.errors import CheckpointError
@@ -63,19 +63,23 @@ def sample_solved(
 ) -> list[Group]:
     """One right response to each prompt whose responses are all right."""
     assert config.algo.rehearsal is not None, "checked with the config"
-    groups = sample_groups(
-        stream,
-        prompts,
-        config.algo.rehearsal.samples,
-        lambda prompt, index: derive_seed(config.seed, "rehearsal", prompt.id, index),
-        advance,
-        temperature=config.sampling.temperature,
-        top_p=1.0,
-        max_tokens=config.sampling.max_response_tokens,
-    )
+    asked = [
+        (
+            prompt,
+            sample_requests(
+                prompt,
+                config.algo.rehearsal.samples,
+                lambda i, prompt=prompt: derive_seed(config.seed, "rehearsal", prompt.id, i),
+                temperature=config.sampling.temperature,
+                top_p=1.0,
+                max_tokens=config.sampling.max_response_tokens,
+            ),
+        )
+        for prompt in prompts
+    ]
     return [
         Group(group.prompt, group.samples[:1])
-        for group in groups
+        for group in sample_groups(stream, asked, advance)
         if all(s.result.is_valid and s.result.correct for s in group.samples)
     ]
 

@@ -25,11 +25,12 @@ from archer.collector import Collected, Collector, SampleStream
 from archer.config.keys import TrainConfig
 from archer.console import Console, eval_lines
 from archer.errors import RunError
-from archer.evaluation.sampling import evaluate
+from archer.evaluation.measures import eval_metrics, verdicts
+from archer.evaluation.sampling import eval_requests, sample_groups
 from archer.learner import Learner, Update
 from archer.metrics import MetricsLog, RolloutLog, StepTimer
 from archer.preflight import Inputs
-from archer.prompts import PromptLoader
+from archer.prompts import PromptLoader, describe_prompts
 from archer.rehearsal import Rehearsal
 from archer.runtime import cluster as launch
 from archer.runtime.actors import Actors
@@ -76,6 +77,7 @@ class Trainer:
                 "model": inputs.model_path,
                 "world_size": config.cluster.policy_workers,
                 "zero_stage": config.cluster.zero_stage,
+                "lora": config.model.lora and config.model.lora.model_dump(),
             },
         )
         self.state = BEGINNING
@@ -190,21 +192,15 @@ class Trainer:
         self.metrics.amend(self.state.step, metrics | times)
 
     def _evaluate(self, step: int) -> dict[str, float]:
-        results = {}
-        for name, prompts in self.inputs.evals.items():
-            with self.console.progress(f"evaluating {name}", len(prompts.prompts)) as advance:
-                outcome = evaluate(
-                    self.stream,
-                    name,
-                    prompts.prompts,
-                    self.config.eval,
-                    self.config.sampling.max_response_tokens,
-                    self.config.seed,
-                    advance,
-                )
-            self.rollout_log.write(step, outcome.groups, name=f"eval_{name}")
-            results |= outcome.metrics
-        return results
+        metrics = {}
+        for name, found in self.inputs.evals.items():
+            asked = eval_requests(found.prompts, self.config.eval_protocol, self.config.seed)
+            with self.console.progress(f"evaluating {name}", len(asked)) as advance:
+                groups = sample_groups(self.stream, asked, advance)
+            self.rollout_log.write(step, groups, name=f"eval_{name}")
+            of_set = eval_metrics(verdicts(groups))
+            metrics |= {f"eval/{name}/{key}": value for key, value in of_set.items()}
+        return metrics
 
     def _start(self) -> None:
         """Bring up all actors and record what they are."""
@@ -218,7 +214,7 @@ class Trainer:
         self.actors = Actors(self.config, self.inputs, self.algorithm.needs)
         facts = self.actors.wait_until_ready()
         environment = describe_environment(facts, launch.describe_nodes())
-        environment["prompts"] = self._describe_prompts()
+        environment["prompts"] = describe_prompts({"train": self.inputs.train} | self.inputs.evals)
         (self.run_dir / "environment.json").write_text(json.dumps(environment, indent=1))
         for line in [*environment["prompts"], *environment["workers"]]:
             self.console.note(line)
@@ -226,16 +222,6 @@ class Trainer:
             self.actors.rollouts, self.actors.rewards, self.inputs.tokenizer, cluster.step_timeout_s
         )
         self.collector = Collector(self.config, self.stream, self.loader)
-
-    def _describe_prompts(self) -> list[str]:
-        sets = {"train": self.inputs.train} | self.inputs.evals
-        return [
-            f"prompts {name}: {len(found.prompts)}"
-            + "".join(
-                f", {count} dropped as {why}" for why, count in found.dropped.items() if count
-            )
-            for name, found in sets.items()
-        ]
 
     def _read_checkpoint(self) -> Path | None:
         """Take the driver's state from the last checkpoint, if there is one."""

@@ -40,7 +40,8 @@ class Prompt:
     """int32 [P], chat template applied."""
     text: str
     ground_truth: Any
-    """Whatever the reward function takes as the truth: a string or a list of strings for maths."""
+    """Whatever the reward function takes as the truth: a string or a list of strings for maths. Or
+    the ``StoredTruth`` that says where it is."""
     source: str
     """Data source name, for metrics and for choosing grading rules."""
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -100,6 +101,9 @@ class RewardResult:
     """Time it waited for one."""
     deaths: int = 0
     """Verifier processes lost on it: they died, were killed at the deadline or did not start."""
+    answer: str | None = None
+    """The answer found, normalised so that spellings of it agree: what a majority is made of. None
+    where there is none, or nothing that responses could agree on, as with programs."""
 
     @property
     def is_valid(self) -> bool:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from archer.config.keys import ModelConfig, WarmStartConfig
 from archer.console import Console
+from archer.data.config import DataConfig
 from archer.errors import ConfigError
 from archer.runtime.cache import build_once
 from archer.tasks import TASKS, Task
@@ -58,6 +59,21 @@ def start_model(model: ModelConfig, cache_dir: Path, console: Console) -> Path |
         return build_model(model.warm_start, cache_dir, progress)
 
 
+def check_warm_start(model: ModelConfig, data: DataConfig) -> None:
+    """Refuse prompts that the start model to be built cannot read, before a minute goes into it.
+
+    Raises:
+        ConfigError: they need a chat template.
+    """
+    if model.path is None and model.warm_start is not None and data.chat_template:
+        raise ConfigError(
+            "data.chat_template",
+            True,
+            "false, because the model that model.warm_start builds has no chat template",
+            "Choose a model, such as model=r1-distill-1.5b, or set data.chat_template=false.",
+        )
+
+
 def build_model(config: WarmStartConfig, cache_dir: Path, progress: Progress) -> Path:
     """The Hugging Face folder of the warm-started model, built at first use.
 
@@ -90,7 +106,9 @@ def _train_in_subprocess(config: WarmStartConfig, folder: Path, progress: Progre
     arguments = ["--config", config.model_dump_json(), "--folder", str(folder)]
     command = [sys.executable, "-m", "archer.warm_start", *arguments]
     # One thread: small matrices gain nothing from more, and the order of float sums stays fixed.
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    # And a named accelerator: DeepSpeed, which transformers imports by way of accelerate, would
+    # otherwise tell on stdout which one it found.
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     with (
         tempfile.TemporaryFile("w+", errors="replace") as stderr,
         subprocess.Popen(

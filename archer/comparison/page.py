@@ -278,7 +278,7 @@ def budget_warnings(budgets: Mapping[str, Budget]) -> list[str]:
 def _scores(measure: Measure, verdicts: Sequence[np.ndarray]) -> tuple[list[np.ndarray], float]:
     """Scores float [S, P] by algorithm, and the variance of the mean that sampling makes.
 
-    Problems that a failed verifier left with too few verdicts in any run are dropped.
+    Problems that a failed verifier left without a verdict in any run are dropped.
     """
     scores = [measure.scores(of_algorithm) for of_algorithm in verdicts]
     is_scored = ~np.isnan(np.concatenate(scores)).any(axis=0)

@@ -90,7 +90,7 @@ class Measure:
     k: int
 
     def scores(self, verdicts: np.ndarray) -> np.ndarray:
-        """Verdicts float [S, P, n] -> scores float [S, P], NaN where a problem has too few."""
+        """Verdicts float [S, P, n] -> scores float [S, P], NaN where a problem has none."""
         if self.kind == "avg":
             return np.array([avg_per_problem(correct) for correct in verdicts])
         return np.array([pass_per_problem(correct, self.k) for correct in verdicts])

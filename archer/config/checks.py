@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from archer.algos import AGGREGATIONS, Algorithm, resolve_algorithm
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
         AlgoConfig,
         ClusterConfig,
         CommonConfig,
+        EvaluateConfig,
+        LoraConfig,
         ShapingConfig,
         TrainConfig,
     )
@@ -310,9 +313,72 @@ def check_common(config: CommonConfig) -> None:
         )
 
 
+def check_evaluation(config: EvaluateConfig) -> None:
+    """Sets that there are not, or that do not say how long a response may be."""
+    data = config.data
+    known = [data.task] if data.task is not None else [*data.eval, *data.sets]
+    for name in config.eval.sets:
+        if name not in known:
+            raise ConfigError(
+                "eval.sets",
+                name,
+                f"sets of data={data.name}: {', '.join(known) or 'there are none'}",
+                f"Fix its name, or choose other presets with data=.{suggestion(name, known)}",
+            )
+    if not config.own_protocols:
+        raise ConfigError(
+            "data.eval",
+            {},
+            "at least one held-out set",
+            "Set data.eval.NAME=FILE or choose data=arithmetic; eval.sets=[NAME] evaluates a "
+            "training set.",
+        )
+    for name, own in config.own_protocols.items():
+        if config.sampling.max_response_tokens is None and "max_response_tokens" not in own:
+            raise ConfigError(
+                "sampling.max_response_tokens",
+                None,
+                f"a limit for responses to {name}, which brings none of its own",
+                "Set it: a longer response counts as wrong, and one that reasons may take "
+                "32768 tokens.",
+            )
+
+
+def check_lora_targets(lora: LoraConfig, layers: Collection[str]) -> None:
+    """Refuse a target that the model has no layer of; peft would leave it out without a word.
+
+    Args:
+        layers: names of the model's linear layers.
+    """
+    for target in lora.targets or ():
+        if target not in layers:
+            known = sorted(layers)
+            raise ConfigError(
+                "model.lora.targets",
+                target,
+                f"names among the model's linear layers: {', '.join(known)}",
+                f"Fix it, or leave model.lora.targets empty for all.{suggestion(target, known)}",
+            )
+
+
+def check_window(config: CommonConfig, window: int | None) -> None:
+    """Refuse sequences longer than the model's window.
+
+    Args:
+        window: in tokens; None where the model declares no limit.
+    """
+    if window is not None and config.max_sequence_tokens > window:
+        raise ConfigError(
+            "sampling.max_response_tokens",
+            config.max_response_tokens,
+            f"data.max_prompt_tokens={config.data.max_prompt_tokens} plus this to fit the model's "
+            f"window of {window} tokens",
+            "Lower either limit, or choose a model with a longer window.",
+        )
+
+
 def _check_gpus(cluster: ClusterConfig) -> None:
     total = cluster.num_nodes * cluster.gpus_per_node
-    rollout = cluster.rollout_replicas * cluster.tensor_parallel
     if cluster.gpus_per_node < 1:
         raise ConfigError(
             "cluster.gpus_per_node",
@@ -327,37 +393,47 @@ def _check_gpus(cluster: ClusterConfig) -> None:
             f"a divisor of cluster.gpus_per_node={cluster.gpus_per_node}",
             "An engine never spans nodes.",
         )
-    if cluster.layout == "colocated" and cluster.tensor_parallel > 1:
-        raise ConfigError(
-            "cluster.tensor_parallel",
-            cluster.tensor_parallel,
-            "1 with cluster.layout=colocated",
-            "There an engine has the one GPU of a policy rank; use cluster.layout=disaggregated.",
-        )
-    if cluster.layout == "colocated" and cluster.zero_stage != 2:
-        raise ConfigError(
-            "cluster.zero_stage",
-            cluster.zero_stage,
-            "2 with cluster.layout=colocated",
-            "DeepSpeed moves the states of no other stage to CPU memory while engines sample: set "
-            "cluster.zero_stage=2, or cluster.layout=disaggregated.",
-        )
+    needed = cluster.policy_workers + cluster.rollout_replicas * cluster.tensor_parallel
     if cluster.layout == "colocated":
-        for key, used in (
-            ("cluster.policy_workers", cluster.policy_workers),
-            ("cluster.rollout_replicas", rollout),
-        ):
-            if used != total:
-                raise ConfigError(
-                    key,
-                    getattr(cluster, key.split(".")[1]),
-                    f"each role on all {total} GPUs if colocated, this uses {used}",
-                    "Set policy_workers and rollout_replicas to num_nodes * gpus_per_node.",
-                )
-    elif (needed := cluster.policy_workers + rollout) > total:
+        _check_colocated(cluster, total)
+    elif needed > total:
         raise ConfigError(
             "cluster.policy_workers",
             cluster.policy_workers,
             f"policy_workers + rollout_replicas * tensor_parallel <= {total}, not {needed}",
             "Use fewer workers, more GPUs, or cluster.layout=colocated.",
         )
+
+
+def _check_colocated(cluster: ClusterConfig, total: int) -> None:
+    """Policy and engine on every GPU, each away while the other is at work."""
+    for key, value, reason in (
+        ("tensor_parallel", 1, "There an engine has the one GPU of a policy rank"),
+        (
+            "zero_stage",
+            2,
+            "DeepSpeed moves the states of no other stage to CPU memory while engines sample",
+        ),
+        (
+            "offload_optimizer",
+            False,
+            "There the optimizer leaves with the policy while engines sample, and DeepSpeed brings "
+            "both back to the GPU",
+        ),
+    ):
+        if getattr(cluster, key) != value:
+            raise ConfigError(
+                f"cluster.{key}",
+                getattr(cluster, key),
+                f"{str(value).lower()} with cluster.layout=colocated",
+                f"{reason}: set cluster.{key}={str(value).lower()}, or "
+                "cluster.layout=disaggregated.",
+            )
+    for key in ("policy_workers", "rollout_replicas"):
+        if (used := getattr(cluster, key)) != total:
+            raise ConfigError(
+                f"cluster.{key}",
+                used,
+                f"each role on all {total} GPUs if colocated, this uses {used}",
+                "Set policy_workers and rollout_replicas to num_nodes * gpus_per_node.",
+            )

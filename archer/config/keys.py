@@ -1,4 +1,5 @@
-"""The typed configuration. Every key, its default and its meaning stand here and nowhere else.
+"""The typed configuration. Every key, its default and its meaning stand here and nowhere else,
+but those of ``data``, which are in ``data/config.py``.
 
 Hydra composes ``conf/``; ``load_config`` is the only door from YAML to these frozen objects.
 Unknown keys and wrong types are refused with the key, the value, what was expected and how to mend
@@ -7,21 +8,27 @@ it.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig
 from pydantic import Field
 
-from archer.config.checks import check_common, check_training
-from archer.config.schema import Section, store_defaults, validate
+from archer.config.checks import check_common, check_evaluation, check_training
+from archer.config.schema import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    store_defaults,
+    validate,
+)
+from archer.data.config import DataConfig
 from archer.errors import ConfigError
-
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-NonNegativeFloat = Annotated[float, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+from archer.tasks import TASKS
 
 
 class CosineLengthConfig(Section):
@@ -173,6 +180,37 @@ class WarmStartConfig(Section):
     model."""
 
 
+class LoraConfig(Section):
+    """Train low-rank updates of the linear layers in place of the weights (arXiv 2106.09685)."""
+
+    rank: PositiveInt = 32
+    alpha: PositiveFloat = 64.0
+    """The update is scaled by `alpha / rank`."""
+    targets: Annotated[list[str], Field(min_length=1)] | None = None
+    """Names of the layers that get one, such as `q_proj`; empty takes every linear layer but the
+    head."""
+
+
+class ShapeConfig(Section):
+    """The sizes of a decoder with gated MLPs (Qwen2, Qwen3, Llama), as its `config.json` has them.
+
+    Presets of hub models give them, so that `python -m archer.plan` needs no download.
+    """
+
+    hidden_size: PositiveInt
+    intermediate_size: PositiveInt
+    num_layers: PositiveInt
+    num_heads: PositiveInt
+    num_kv_heads: PositiveInt
+    head_dim: PositiveInt
+    vocab_size: PositiveInt
+    max_position: PositiveInt
+    """Longest sequence in tokens."""
+    tie_embeddings: bool = False
+    qk_norm: bool = False
+    """Norms over the queries and keys of each head (Qwen3)."""
+
+
 class ModelConfig(Section):
     """The policy's starting point."""
 
@@ -182,35 +220,16 @@ class ModelConfig(Section):
     """Hugging Face folder or hub id. Empty with `warm_start`, which builds the model at first
     use."""
     warm_start: WarmStartConfig | None = None
-    attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
-    """Attention of the trainer; vLLM brings its own."""
+    attention: Literal["sdpa", "varlen", "eager"] = "sdpa"
+    """Attention of the trainer; vLLM brings its own. `varlen`: torch's FlashAttention-2, for packed
+    sequences in bfloat16 on a GPU; the others mask them, with an entry for every two tokens."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     trust_remote_code: bool = False
-
-
-class DataConfig(Section):
-    """Prompts and their ground truths."""
-
-    name: str
-    """Short name; metrics of the evaluation are `eval/<set>/...`."""
-    task: Literal["arithmetic", "list_programs"] | None = None
-    """Embedded task that generates its own files instead of `train` and `eval`."""
-    train: str | None = None
-    """Training prompts: a JSONL, JSON-array or parquet file."""
-    eval: dict[str, str] = Field(default={})
-    """Held-out sets: name to file."""
-    prompt_template: str = "{problem}"
-    """Text around a plain problem; `{problem}` is replaced. Rows that hold chat messages ignore
-    it."""
-    chat_template: bool = True
-    """Apply the tokenizer's chat template; rows of chat messages require it."""
-    max_prompt_tokens: PositiveInt = 1024
-    """Longer prompts are dropped and counted, never cut."""
-    train_size: PositiveInt = 8192
-    """Problems generated for training (embedded task only)."""
-    eval_size: PositiveInt = 128
-    """Problems held out (embedded task only); disjoint from the training problems."""
+    lora: LoraConfig | None = None
+    """`{}` turns it on with its defaults."""
+    shape: ShapeConfig | None = None
+    """For the plan of a model that is not on this machine; its folder takes precedence."""
 
 
 class SandboxConfig(Section):
@@ -252,6 +271,8 @@ class RewardConfig(Section):
     """Verifier processes."""
     timeout_s: PositiveFloat = 8.0
     """Wall-clock limit for one response; the process is killed at the deadline."""
+    source_timeout_s: dict[str, PositiveFloat] = Field(default={})
+    """Data source to the limit of its responses, where `timeout_s` is not enough or too much."""
     concurrency: PositiveInt = 32
     """Responses that one verifier process judges at a time where the reward function is `async`."""
     max_concurrency: dict[str, PositiveInt] = Field(default={})
@@ -264,15 +285,18 @@ class RewardConfig(Section):
 
 
 class ResponseConfig(Section):
-    """What holds for all responses, those of evaluations too."""
+    """The limit of responses in `archer.evaluate`."""
 
-    max_response_tokens: PositiveInt = 1024
-    """Response limit; prompt limit plus this must fit the model's window."""
+    max_response_tokens: PositiveInt | None = None
+    """Empty takes the set's own in `data.sets`, or that of an embedded task."""
 
 
 class SamplingConfig(ResponseConfig):
     """How training responses are sampled."""
 
+    max_response_tokens: PositiveInt = 1024
+    """Response limit, that of evaluations too; prompt limit plus this must fit the model's
+    window."""
     temperature: PositiveFloat = 1.0
     """The trainer divides its logits by the same temperature."""
 
@@ -309,6 +333,8 @@ class TrainerConfig(Section):
     """Stop after so many non-finite optimizer steps in a row."""
     max_restarts: NonNegativeInt = 3
     """How often a run may recover by itself from a dead policy worker before it gives up."""
+    dry_run: bool = False
+    """Check and read everything, print the plan, and stop before any actor starts."""
 
     @property
     def is_on_policy(self) -> bool:
@@ -316,7 +342,14 @@ class TrainerConfig(Section):
         return self.epochs == 1 and self.mini_batch_prompts >= self.prompts_per_step
 
 
-class EvalConfig(Section):
+class HeldOutConfig(Section):
+    """What evaluations during training and those of `archer.evaluate` share."""
+
+    max_problems: PositiveInt | None = None
+    """Use only the first so many problems of each set."""
+
+
+class EvalConfig(HeldOutConfig):
     """Held-out evaluation."""
 
     every: NonNegativeInt = 0
@@ -326,8 +359,29 @@ class EvalConfig(Section):
     temperature: NonNegativeFloat = 1.0
     """0 is greedy."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    max_problems: PositiveInt | None = None
-    """Use only the first so many problems of each set."""
+
+
+class ProtocolConfig(HeldOutConfig):
+    """What `archer.evaluate` samples. What is empty is as the set has it in `data.sets`."""
+
+    sets: list[str] = Field(default=[])
+    """Evaluate only these of the sets that `data` brings, a training set among them if you like;
+    empty takes all that are held out."""
+    num_samples: PositiveInt | None = None
+    """Samples per problem, n of avg@n and pass@k; 8 where the set does not say."""
+    temperature: NonNegativeFloat | None = None
+    """0 is greedy; 1 where the set does not say."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """1 where the set does not say."""
+
+
+class Protocol(Section):
+    """How one set is sampled, by `archer.evaluate`."""
+
+    num_samples: PositiveInt = 8
+    temperature: NonNegativeFloat = 1.0
+    top_p: float = 1.0
+    max_response_tokens: PositiveInt
 
 
 class ClusterConfig(Section):
@@ -338,6 +392,8 @@ class ClusterConfig(Section):
     """Ray cluster to join, e.g. `auto`; empty starts one on this machine."""
     num_nodes: PositiveInt = 1
     gpus_per_node: NonNegativeInt = 0
+    gpu_memory_gb: PositiveFloat | None = None
+    """Memory of one GPU in GiB, which the plan must fit; empty asks nvidia-smi."""
     layout: Literal["colocated", "disaggregated"] = "disaggregated"
     """`colocated`: rollout and policy share the GPUs in turn. `disaggregated`: each has its own."""
     policy_workers: PositiveInt = 1
@@ -348,7 +404,7 @@ class ClusterConfig(Section):
     """GPUs of one vLLM engine."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     offload_optimizer: bool = False
-    """Keep the optimizer state in CPU memory (GPU only)."""
+    """Keep the optimizer state in CPU memory (GPU only, disaggregated)."""
     offload_reference: bool = False
     """Keep the reference weights in CPU memory between passes (GPU only)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -414,25 +470,110 @@ class CommonConfig(Section):
     data: DataConfig
     reward: RewardConfig
     sampling: ResponseConfig = ResponseConfig()
-    eval: EvalConfig = EvalConfig()
+    eval: HeldOutConfig = HeldOutConfig()
     cluster: ClusterConfig = ClusterConfig()
     run: CacheConfig = CacheConfig()
 
     @property
+    def max_response_tokens(self) -> int:
+        """Of the longest response that may be asked for."""
+        raise NotImplementedError
+
+    @property
     def max_sequence_tokens(self) -> int:
-        return self.data.max_prompt_tokens + self.sampling.max_response_tokens
+        return self.data.max_prompt_tokens + self.max_response_tokens
+
+
+class ProbeConfig(Section):
+    """Whether a model was trained on what it is evaluated on (docs/probe.md)."""
+
+    name: Literal["min_knn"] | None = None
+    """The Min-kNN distance of arXiv 2602.11792; empty for no probe."""
+    neighbours: PositiveInt = 10
+    """So many of a problem's responses count, those nearest to another one."""
+    max_tokens: PositiveInt | None = 8192
+    """Beginning of a response that is compared, as the time grows with its square; empty for all of
+    it."""
+    reference: str | None = None
+    """A set that the model cannot have been trained on; the others are compared with it."""
+    samples: dict[str, str] = Field(default={})
+    """Set to a file of samples from an earlier evaluation or run, instead of new ones."""
+
+
+OF_ASKING = ("template", "temperature", "top_p", "max_response_tokens")
+"""Keys of a set that decide how it is worded and sampled."""
+OF_JUDGING = ("name", "args", "truncated", "timeout_s", "source_timeout_s")
+"""Keys of the reward that decide what a response is worth."""
 
 
 class EvaluateConfig(CommonConfig):
     """Everything `python -m archer.evaluate` takes."""
 
+    eval: ProtocolConfig = ProtocolConfig()
     output: str | None = None
-    """Folder for the results; empty means `evaluations/<model>-<data>-seed<seed>`."""
+    """Folder for the results; empty means `evaluations/<model>-<sets>-seed<seed>`."""
+    probe: ProbeConfig = ProbeConfig()
 
     @property
     def output_dir(self) -> Path:
-        default = f"evaluations/{self.model.name}-{self.data.name}-seed{self.seed}"
-        return Path(self.output or default)
+        sets = "+".join(self.protocols)
+        return Path(self.output or f"evaluations/{self.model.name}-{sets}-seed{self.seed}")
+
+    @property
+    def protocols(self) -> dict[str, Protocol]:
+        """How each set is sampled: as the user says, else as the set does."""
+        given = _set_fields(self.eval) | _set_fields(self.sampling)
+        return {name: Protocol(**own | given) for name, own in self.own_protocols.items()}
+
+    @property
+    def own_protocols(self) -> dict[str, dict[str, Any]]:
+        """The sets to evaluate, with those fields of a protocol that each of them brings."""
+        data, chosen = self.data, self.eval.sets
+        own: dict[str, dict[str, Any]] = {name: {} for name in data.eval}
+        own |= {
+            name: _set_fields(recipe)
+            for name, recipe in data.sets.items()
+            if recipe.role == "eval" or name in chosen
+        }
+        if data.task is not None:
+            own = {data.task: {"max_response_tokens": TASKS[data.task].max_response_tokens}}
+        return {name: fields for name, fields in own.items() if not chosen or name in chosen}
+
+    def has_own_protocol(self, name: str, given: Collection[str]) -> bool:
+        """Whether all problems of a set are used, worded, sampled and judged as its preset says.
+
+        How many samples are drawn of each makes no difference.
+
+        Args:
+            given: keys that the user set, whose values are no longer the preset's.
+        """
+        decisive = [f"data.sets.{name}.{key}" for key in OF_ASKING]
+        decisive += [f"reward.{key}" for key in OF_JUDGING]
+        changes = [key for key in given if key != "data"]  # which chooses the preset
+        if any(_overlap(change, key) for change in changes for key in decisive):
+            return False
+        used = self.protocols[name]
+        unsaid = {"max_response_tokens": used.max_response_tokens}
+        own = Protocol(**unsaid | self.own_protocols[name] | {"num_samples": used.num_samples})
+        data = self.data
+        as_worded = data.chat_template and data.prompt_template is None
+        return used == own and as_worded and self.eval.max_problems is None
+
+    @property
+    def max_response_tokens(self) -> int:
+        return max(protocol.max_response_tokens for protocol in self.protocols.values())
+
+
+def _overlap(key: str, other: str) -> bool:
+    """Whether one of two dotted keys is the other, or in its section."""
+    key, other = f"{key}.", f"{other}."
+    return key.startswith(other) or other.startswith(key)
+
+
+def _set_fields(section: Section) -> dict[str, Any]:
+    """Fields of a protocol that a section sets."""
+    fields = section.model_dump(include=set(Protocol.model_fields))
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 class TrainConfig(CommonConfig):
@@ -440,10 +581,20 @@ class TrainConfig(CommonConfig):
 
     algo: AlgoConfig
     sampling: SamplingConfig = SamplingConfig()
+    eval: EvalConfig = EvalConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     trainer: TrainerConfig = TrainerConfig()
     logger: LoggerConfig = LoggerConfig()
     run: RunConfig = RunConfig()
+
+    @property
+    def max_response_tokens(self) -> int:
+        return self.sampling.max_response_tokens
+
+    @property
+    def eval_protocol(self) -> Protocol:
+        """How evaluations during training sample every set."""
+        return Protocol(**_set_fields(self.sampling) | _set_fields(self.eval))
 
     @property
     def run_name(self) -> str:
@@ -465,13 +616,12 @@ def load_config(composed: DictConfig | dict[str, Any]) -> TrainConfig:
     """
     config = validate(TrainConfig, composed)
     check_common(config)
-    if config.data.task is None and config.data.train is None:
-        raise ConfigError(
-            "data.train",
-            None,
-            "a JSONL, JSON or parquet file",
-            "Set data.train=FILE or choose data=arithmetic.",
-        )
+    if not config.data.has_training:
+        mend = "Set data.train=FILE or choose data=arithmetic."
+        if config.data.sets:
+            chosen = ",".join(config.data.sets)
+            mend = f"{chosen}: benchmarks only. Add one, such as data=[deepscaler,{chosen}]."
+        raise ConfigError("data.train", None, "a training set, or a file of rows", mend)
     check_training(config)
     return config
 
@@ -484,13 +634,7 @@ def load_evaluate_config(composed: DictConfig | dict[str, Any]) -> EvaluateConfi
     """
     config = validate(EvaluateConfig, composed)
     check_common(config)
-    if config.data.task is None and not config.data.eval:
-        raise ConfigError(
-            "data.eval",
-            {},
-            "at least one held-out set",
-            "Set data.eval.NAME=FILE or choose data=arithmetic.",
-        )
+    check_evaluation(config)
     return config
 
 

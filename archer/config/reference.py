@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 
 from archer.algos import OBJECTIVES
 from archer.config.keys import TrainConfig
-from archer.config.schema import section_of
+from archer.config.schema import section_in, section_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 
@@ -48,9 +48,10 @@ def _sections(section: type[BaseModel], prefix: str) -> list[str]:
     """The table of a section, followed by those of the sections inside it."""
     parts = [_section(section, prefix.rstrip(".") or "Top level", prefix)]
     for name, field in section.model_fields.items():
-        inner = section_of(field.annotation)
-        if inner is not None:
+        if inner := section_of(field.annotation):
             parts += _sections(inner, f"{prefix}{name}.")
+        elif inner := section_in(field.annotation):
+            parts += _sections(inner, f"{prefix}{name}.NAME.")
     return parts
 
 
@@ -63,16 +64,23 @@ def _section(section: type[BaseModel], title: str, prefix: str) -> str:
 
 
 def _row(key: str, field: FieldInfo) -> str:
-    inner = section_of(field.annotation)
-    if inner is not None:
+    inner, each = section_of(field.annotation), section_in(field.annotation)
+    if each is not None:
+        kind, default = "mapping of sections", "`{}`"
+        meaning = f"{_one_line(field.description)} See [{key}.NAME](#{_anchor(key)}name)."
+    elif inner is not None:
         kind = "section, or null" if type(None) in get_args(field.annotation) else "section"
         default = "null" if field.default is None else ""
-        meaning = f"{_one_line(inner.__doc__)} See [{key}](#{key.replace('.', '')})."
+        meaning = f"{_one_line(inner.__doc__)} See [{key}](#{_anchor(key)})."
     else:
         kind = _type(field.annotation, field.metadata)
         default = "required" if field.is_required() else f"`{json.dumps(field.default)}`"
         meaning = _one_line(field.description)
     return "| " + " | ".join(_cell(text) for text in (f"`{key}`", kind, default, meaning)) + " |"
+
+
+def _anchor(key: str) -> str:
+    return key.lower().replace(".", "")
 
 
 def _type(annotation: Any, constraints: Iterable[Any] = ()) -> str:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any, TypeVar, get_origin
+from itertools import islice
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from archer.errors import ConfigError
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
@@ -88,13 +95,17 @@ def _settable(loc: tuple[int | str, ...], section: type[BaseModel]) -> list[str]
     """
     names: list[str] = []
     inner: type[BaseModel] | None = section
-    for name in map(str, loc):
+    places = iter(map(str, loc))
+    for name in places:
         names.append(name)
         field = inner.model_fields.get(name) if inner is not None else None
         if field is None:
             break
         inner = section_of(field.annotation)
-        if inner is None and get_origin(field.annotation) is not dict:
+        if get_origin(field.annotation) is dict:
+            inner = section_in(field.annotation)
+            names += islice(places, 1)  # the user's own key
+        elif inner is None:
             break
     return names
 
@@ -158,10 +169,17 @@ def store_defaults(name: str, section: type[BaseModel]) -> None:
 
 def section_of(annotation: Any) -> type[BaseModel] | None:
     """The config section behind an annotation such as ``WarmStartConfig | None``, if any."""
+    if get_origin(annotation) in (dict, list):  # what is in it is the user's, so it is no section
+        return None
     for candidate in (annotation, *getattr(annotation, "__args__", ())):
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
             return candidate
     return None
+
+
+def section_in(annotation: Any) -> type[BaseModel] | None:
+    """The config section that a mapping such as ``dict[str, SetConfig]`` holds, if any."""
+    return section_of(get_args(annotation)[1]) if get_origin(annotation) is dict else None
 
 
 def suggestion(word: str, known: list[str] | tuple[str, ...]) -> str:

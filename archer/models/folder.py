@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
 
+from archer.config.keys import ShapeConfig
 from archer.errors import ConfigError
 
-HUB_FILES = ["*.json", "*.jinja", "*.py", "*.safetensors"]
+TOKENIZER_FILES = ("*.json", "*.jinja")
+HUB_FILES = (*TOKENIZER_FILES, "*.py", "*.safetensors")
+ATTENTION_EXTRAS = ("attn_logit_softcapping", "attention_dropout")
+"""Keys of ``config.json`` that change what attention computes."""
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -27,6 +31,13 @@ class ModelFolder:
     eos_token_ids: tuple[int, ...]
     """Tokens that end a response, as ``generation_config.json`` or ``config.json`` lists them."""
     num_parameters: int
+    shape: ShapeConfig | None
+    """Its sizes; None of an architecture that they do not describe."""
+    layers: frozenset[str]
+    """Names of the weight matrices of its blocks, such as ``q_proj``; empty where the weights are
+    pickled and cannot be looked into."""
+    attention_extras: tuple[str, ...]
+    """Those of ``ATTENTION_EXTRAS`` that it sets."""
 
 
 def open_model(path: str) -> ModelFolder:
@@ -45,6 +56,7 @@ def open_model(path: str) -> ModelFolder:
             "a language model",
             "config.json has no vocab_size. Is it the folder of another kind of model?",
         )
+    num_parameters, layers = _read_weights(path, _weight_files(path, folder))
     generation = folder / "generation_config.json"
     eos = _read_json(path, generation).get("eos_token_id") if generation.is_file() else None
     eos = config.get("eos_token_id", text_config.get("eos_token_id")) if eos is None else eos
@@ -54,12 +66,58 @@ def open_model(path: str) -> ModelFolder:
         vocab_size=text_config["vocab_size"],
         window=text_config.get("max_position_embeddings"),
         eos_token_ids=() if eos is None else tuple(eos) if isinstance(eos, list) else (eos,),
-        num_parameters=_count_parameters(path, _weight_files(path, folder)),
+        num_parameters=num_parameters,
+        layers=layers,
+        shape=_shape(text_config),
+        attention_extras=tuple(key for key in ATTENTION_EXTRAS if text_config.get(key)),
     )
 
 
-def _fetch(path: str) -> Path:
-    """Download a hub model, or find it in the hub's cache."""
+def read_shape(path: str) -> ShapeConfig | None:
+    """Sizes of a model, from its ``config.json`` alone; None of an architecture they do not fit.
+
+    Raises:
+        ConfigError: no such folder or hub model, or the file is missing or torn.
+    """
+    config = _read_json(path, tokenizer_folder(path) / "config.json")
+    return _shape(config.get("text_config", config))
+
+
+def _shape(config: dict[str, Any]) -> ShapeConfig | None:
+    """From the keys of ``config.json``; experts and soft caps (Gemma 2) are not described."""
+    has_experts = "num_experts" in config or "num_local_experts" in config
+    if has_experts or config.get("attn_logit_softcapping"):
+        return None
+    try:
+        heads, hidden = config["num_attention_heads"], config["hidden_size"]
+        return ShapeConfig(
+            hidden_size=hidden,
+            intermediate_size=config["intermediate_size"],
+            num_layers=config["num_hidden_layers"],
+            num_heads=heads,
+            num_kv_heads=config.get("num_key_value_heads") or heads,
+            head_dim=config.get("head_dim") or hidden // heads,
+            vocab_size=config["vocab_size"],
+            max_position=config["max_position_embeddings"],
+            tie_embeddings=config.get("tie_word_embeddings", False),
+            qk_norm=str(config.get("model_type")).startswith("qwen3"),
+        )
+    except (KeyError, TypeError, ValueError):  # pydantic's ValidationError is a ValueError
+        return None
+
+
+def tokenizer_folder(path: str) -> Path:
+    """A folder with the model's tokenizer; of a hub model nothing else is downloaded.
+
+    Raises:
+        ConfigError: no such folder or hub model.
+    """
+    folder = Path(path).expanduser()
+    return folder if folder.is_dir() else _fetch(path, TOKENIZER_FILES)
+
+
+def _fetch(path: str, files: Sequence[str] = HUB_FILES) -> Path:
+    """Download files of a hub model, or find them in the hub's cache."""
     if Path(path).expanduser().is_file():
         _refuse(path, "a model folder", "This is a file. Name the folder that holds config.json.")
 
@@ -67,7 +125,7 @@ def _fetch(path: str) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(snapshot_download(path, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(path, allow_patterns=list(files)))
     except HFValidationError as error:
         mend = f"There is no such folder in {Path.cwd()}, and it is no hub id. Check the path."
         _refuse(path, "an existing model folder or a hub id", mend, error)
@@ -103,21 +161,33 @@ def _weight_files(path: str, folder: Path) -> list[Path]:
     )
 
 
-def _count_parameters(path: str, files: Iterable[Path]) -> int:
+def _read_weights(path: str, files: Iterable[Path]) -> tuple[int, frozenset[str]]:
+    """Number of parameters, and names of the weight matrices of the blocks."""
     from safetensors import SafetensorError, safe_open
 
-    total = 0
+    total, layers = 0, set()
     for file in files:
         if file.suffix != ".safetensors":
             total += file.stat().st_size // 2  # pickled: cannot be looked into; take two bytes each
             continue
         try:
             with safe_open(file, "np") as tensors:
-                total += sum(prod(tensors.get_slice(k).get_shape()) for k in tensors.keys())  # noqa: SIM118
+                shapes = {k: tensors.get_slice(k).get_shape() for k in tensors.keys()}  # noqa: SIM118
         except SafetensorError as error:
             mend = f"{file.name} is torn, or a Git LFS pointer: {error}. Download it again."
             _refuse(path, "complete weights", mend, error)
-    return total
+        total += sum(map(prod, shapes.values()))
+        layers |= {_layer_name(k) for k, shape in shapes.items() if _is_in_block(k, shape)}
+    return total, frozenset(layers)
+
+
+def _layer_name(key: str) -> str:
+    return key.removesuffix(".weight").rpartition(".")[2]
+
+
+def _is_in_block(key: str, shape: list[int]) -> bool:
+    """Blocks are numbered; embeddings and the head are not, and norms have one dimension."""
+    return len(shape) == 2 and any(part.isdigit() for part in key.split("."))
 
 
 def _read_json(path: str, file: Path) -> dict[str, Any]:

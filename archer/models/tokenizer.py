@@ -6,10 +6,11 @@ it is, through the one class of transformers that does so without importing torc
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -33,14 +34,25 @@ class Tokenizer:
     def eos_token_id(self) -> int | None:
         return cast(int | None, self._backend.eos_token_id)
 
-    def render(self, messages: Sequence[dict[str, str]]) -> str:
+    def chat_template_reads(self, variable: str) -> bool:
+        """Whether the chat template has a variable of that name for its user to set."""
+        if variable in ("messages", "add_generation_prompt"):  # ours
+            return False
+        return bool(re.search(rf"\b{re.escape(variable)}\b", str(self._backend.chat_template)))
+
+    def render(
+        self, messages: Sequence[dict[str, str]], variables: Mapping[str, Any] | None = None
+    ) -> str:
         """Chat messages as text, up to where the assistant's answer begins.
+
+        Args:
+            variables: of the chat template, such as Qwen3's ``enable_thinking``.
 
         Raises:
             jinja2.TemplateError: the template refuses these messages, e.g. a system role.
         """
         text = self._backend.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=True
+            list(messages), tokenize=False, add_generation_prompt=True, **(variables or {})
         )
         return cast(str, text)
 

@@ -18,13 +18,15 @@ def check_reward(config: RewardConfig) -> list[str]:
         ConfigError: responses cannot be judged here; says why and how to mend it.
     """
     reward = resolve_reward(config.name, config.args)
-    if config.timeout_s < reward.least_timeout_s:
-        raise ConfigError(
-            "reward.timeout_s",
-            config.timeout_s,
-            f"at least {reward.least_timeout_s:g}, as one test may take that long",
-            "Raise it, or lower time_limit_s of the code reward.",
-        )
+    _check_limit("reward.timeout_s", config.timeout_s, reward.least_timeout_s(None))
+    for source, limit_s in config.source_timeout_s.items():
+        key = f"reward.source_timeout_s.{source}"
+        try:
+            least_s = reward.least_timeout_s(source)
+        except ValueError as error:
+            mend = f"Fix its name, or remove it: {error}."
+            raise ConfigError(key, limit_s, "a data source that is judged", mend) from error
+        _check_limit(key, limit_s, least_s)
     passed_variables(config.env)
     if reward.check_setup is not None:
         reward.check_setup(config.env, **config.args)
@@ -34,3 +36,13 @@ def check_reward(config: RewardConfig) -> list[str]:
 
     report = check_sandbox(config.sandbox)
     return [f"warning: {report.warning}"] if report.warning else []
+
+
+def _check_limit(key: str, limit_s: float, least_s: float) -> None:
+    if limit_s < least_s:
+        raise ConfigError(
+            key,
+            limit_s,
+            f"at least {least_s:g}, as one test may take that long",
+            "Raise it, or lower time_limit_s of the code reward.",
+        )

@@ -13,7 +13,7 @@ from typing import Any
 from archer.rewards import sandbox
 from archer.rewards.arguments import check, check_int, is_number
 from archer.rewards.code.alarm import time_limit
-from archer.rewards.code.cases import Case, cases
+from archer.rewards.code.cases import Case, cases, check_cases
 from archer.rewards.extraction import code_block
 from archer.rewards.reward import Reward
 from archer.rewards.sandbox import Execution, Outcome
@@ -64,7 +64,7 @@ def code_reward(
 
 def check_truth(ground_truth: Any, time_limit_s: float = 6.0, max_tests: int | None = None) -> None:
     """Raises ValueError for tests that cannot be judged."""
-    cases(ground_truth, max_tests)
+    check_cases(ground_truth, max_tests)
 
 
 def _try(
@@ -111,7 +111,7 @@ def specialise_code(time_limit_s: float = 6.0, max_tests: int | None = None) -> 
     check("time_limit_s", time_limit_s, is_time, "CPU seconds above 0")
     if max_tests is not None:
         check_int("max_tests", max_tests, lowest=1)
-    return replace(CODE, least_timeout_s=time_limit_s + MARGIN_S)
+    return replace(CODE, least_timeout_s=lambda source: time_limit_s + MARGIN_S)
 
 
 CODE = Reward(

@@ -73,7 +73,7 @@ class Composite:
             preload=tuple(dict.fromkeys(modules)),
             uses_sandbox=lambda args: any(part.reward.uses_sandbox(part.args) for part in parts),
             is_self_contained=all(part.reward.is_self_contained for part in parts),
-            least_timeout_s=max(part.reward.least_timeout_s for part in parts),
+            least_timeout_s=self.least_timeout_s,
             slow_is_wrong=self.slow_is_wrong,
         )
 
@@ -123,6 +123,10 @@ class Composite:
         for part in self.parts.values():
             if part.reward.check_setup is not None:
                 part.reward.check_setup(env, **part.args)
+
+    def least_timeout_s(self, source: str | None) -> float:
+        parts = self.parts if source is None else self._chosen(source)
+        return max(part.reward.least_timeout_s(source) for part in parts.values())
 
     def slow_is_wrong(self, source: str) -> bool:
         """Only where a single part decides: nobody knows what others would have added."""

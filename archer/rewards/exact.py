@@ -11,6 +11,8 @@ from archer.rewards.reward import Reward
 from archer.types import RewardResult, ScoreRequest
 
 DETAIL_CHARS = 100
+ANSWER_CHARS = 400
+"""Of an answer that others are compared with."""
 
 
 def exact_reward(
@@ -35,11 +37,11 @@ def exact_reward(
     answer = _normalise(found or "")
     if not answer:
         return RewardResult(0.0, False, "no_answer")
+    detail = answer[:DETAIL_CHARS]
     if ignore_case:
-        correct = answer.casefold() in {reference.casefold() for reference in references}
-    else:
-        correct = answer in references
-    return RewardResult(float(correct), correct, "ok", detail=answer[:DETAIL_CHARS])
+        answer, references = answer.casefold(), [text.casefold() for text in references]
+    correct = answer in references
+    return RewardResult(float(correct), correct, "ok", detail, answer=answer[:ANSWER_CHARS])
 
 
 def check_exact_truth(ground_truth: Any, **args: Any) -> None:

@@ -201,7 +201,22 @@ def _as_listing(normalised: str) -> str:
 
 
 def _verdict(answer: str, correct: bool) -> RewardResult:
-    return RewardResult(float(correct), correct, "ok", detail=answer[:DETAIL_CHARS])
+    spelling = canonical(answer[:MAX_ANSWER_CHARS])
+    return RewardResult(float(correct), correct, "ok", answer[:DETAIL_CHARS], answer=spelling)
+
+
+def canonical(answer: str) -> str:
+    """One spelling for answers that equal each other as text or as plain numbers.
+
+    Those that only computer algebra finds equal keep their own.
+    """
+    number = plain_number(answer)
+    if number is None:
+        text = normalise(answer)
+        number = plain_number(text)
+        if number is None:
+            return comparison_key(text)
+    return str(number)
 
 
 def _is_tractable(answer: str) -> bool:

@@ -32,6 +32,10 @@ def _of_none(source: str) -> bool:
     return False
 
 
+def _no_time(source: str | None) -> float:
+    return 0.0
+
+
 @dataclass(frozen=True)
 class Reward:
     judge: RewardFn
@@ -51,8 +55,9 @@ class Reward:
     check_row: Callable[..., None] | None = None
     """``(ground_truth, source, **reward.args)``: in place of ``check_truth``, for a reward whose
     truths depend on the data source."""
-    least_timeout_s: float = 0.0
-    """What ``reward.timeout_s`` must be at least, if honest responses may take that long."""
+    least_timeout_s: Callable[[str | None], float] = _no_time
+    """Data source, or None for any -> what the limit of its responses must be at least, if honest
+    ones may take that long. Raises ValueError for a source that it cannot judge."""
     specialise: Callable[..., Reward] | None = None
     """``(**reward.args)``: the reward that takes this one's place once its arguments are known, as
     a composite knows its parts; called with the same arguments. Raises ConfigError."""

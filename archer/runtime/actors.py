@@ -13,6 +13,7 @@ from archer.batch import assemble
 from archer.config.keys import TrainConfig
 from archer.preflight import Inputs
 from archer.runtime import cluster as launch
+from archer.runtime.machine import zero_roles
 from archer.runtime.turns import Turns
 from archer.types import Batch, UpdateResult
 from archer.weight_sync import WeightSync
@@ -33,6 +34,8 @@ COMPUTED = {
     "critic": ("compute_values", {"values": "values", "value_std": "value_std"}),
 }
 """What each group says of a batch before the update: by which method, and as which columns."""
+LORA_REFERENCE = ("compute_reference_logprobs", {"ref_logprobs": "logprobs"})
+"""Asked of the policy where it learns adapters: their frozen base is the reference."""
 ON_REQUEST = frozenset({"old_proxy_logprobs"})
 """Columns that exist only if the algorithm needs them."""
 
@@ -40,8 +43,10 @@ ON_REQUEST = frozenset({"old_proxy_logprobs"})
 class Actors:
     """Rollout engines, reward pool, policy ranks and, if needed, reference and critic ranks.
 
+    The reference of a policy that learns adapters is the policy without them.
+
     Args:
-        needs: of the algorithm; ``ref_logprobs`` brings up the reference, ``values`` the critic.
+        needs: of the algorithm: the columns that ``add_columns`` adds.
     """
 
     def __init__(self, config: TrainConfig, inputs: Inputs, needs: frozenset[str]):
@@ -79,10 +84,9 @@ class Actors:
             return launch.start_zero_group(path, name, self.config, self.inputs, self.placement)
 
         self.policy = start("PolicyWorker", "policy")
-        self.reference = (
-            start("ReferenceWorker", "reference") if "ref_logprobs" in self.needs else None
-        )
-        self.critic = start("CriticWorker", "critic") if "values" in self.needs else None
+        roles = zero_roles(self.config)
+        self.reference = start("ReferenceWorker", "reference") if "reference" in roles else None
+        self.critic = start("CriticWorker", "critic") if "critic" in roles else None
 
     def _connect(self) -> None:
         cluster = self.config.cluster
@@ -130,11 +134,14 @@ class Actors:
         """
         shared = ray.put(batch)
         groups = [g for g in self._groups if with_old or g is not self.policy]
-        answers = self._call_all([(g, COMPUTED[g.name][0], shared) for g in groups])
-        for group, parts in zip(groups, answers, strict=True):
+        asked = [(group, *COMPUTED[group.name]) for group in groups]
+        if "ref_logprobs" in self.needs and self.reference is None:
+            asked.append((self.policy, *LORA_REFERENCE))
+        answers = self._call_all([(group, method, shared) for group, method, _ in asked])
+        for (_, _, wanted), parts in zip(asked, answers, strict=True):
             columns = {
                 column: assemble(batch, parts, name)
-                for column, name in COMPUTED[group.name][1].items()
+                for column, name in wanted.items()
                 if column not in ON_REQUEST - self.needs
             }
             batch = batch.with_columns(**columns)

@@ -5,12 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from glob import escape
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 
-def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
+def build_once(
+    folder: Path,
+    build: Callable[[Path], None],
+    is_whole: Callable[[Path], bool] = Path.is_dir,
+    waits: Callable[[], None] = lambda: None,
+) -> Path:
     """Have ``build(temporary)`` fill ``folder``, unless it exists already.
 
     The work is done in a temporary sibling that is renamed at the end, so a build that dies leaves
@@ -19,21 +25,34 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
 
     Args:
         folder: where the result belongs. Its name must identify the content, since an existing
-            folder is returned as it is.
+            folder is returned as it is. A link is followed: its target is replaced.
+        is_whole: whether ``folder`` is there as it should be; one that is not gets replaced.
+        waits: called before a wait for another process, which may take long.
     """
-    if folder.is_dir():
+    if is_whole(folder):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f"{folder.name}.lock")):
-        if folder.is_dir():
+    target = folder.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(target.with_name(f"{target.name}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        waits()
+        lock.acquire()
+    try:
+        if is_whole(folder):
             return folder
-        for torn in folder.parent.glob(f"{folder.name}.tmp-*"):
+        for torn in target.parent.glob(f"{escape(target.name)}.tmp-*"):
             shutil.rmtree(torn, ignore_errors=True)
-        temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
+        temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
         temporary.mkdir()
         try:
             build(temporary)
-            temporary.rename(folder)
+            if target.exists():
+                shutil.rmtree(target)
+            temporary.rename(target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+    finally:
+        lock.release()
     return folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,10 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import (
+    NodeAffinitySchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
+)
 
 from archer.config.keys import ClusterConfig, CommonConfig, TrainConfig
 from archer.errors import ConfigError
@@ -53,10 +57,20 @@ FOR_IPC = {
 
 GPU_SHARES = {"policy": 0.3, "reference": 0.1, "critic": 0.3, "engine": 0.3}
 """What Ray books of a GPU for each of those that take turns on it. Memory is theirs to divide."""
+HOW_TO_START_RAY = (
+    "Start it on the first node with `ray start --head`, on the others with `ray start "
+    "--address=HEAD:6379`; `python -m archer.launch` writes scripts that do. RAY_AUTH_MODE and the "
+    "token must be the same everywhere. On a single node a run with cluster.address=null, and "
+    "without RAY_ADDRESS, starts it."
+)
 
 
 def start_ray(cluster: ClusterConfig) -> None:
-    """Join the configured Ray cluster, or start one on this machine for this run."""
+    """Join the configured Ray cluster, or start one on this machine for this run.
+
+    Raises:
+        ConfigError: it cannot be joined, or does not start.
+    """
     if ray.is_initialized():
         return
     options: dict[str, Any] = {
@@ -70,7 +84,43 @@ def start_ray(cluster: ClusterConfig) -> None:
     # Ray would overwrite CUDA_VISIBLE_DEVICES of actors without a GPU in a coming version; keep it
     # as it is.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ray.init(**options)
+    address = cluster.address
+    if address in (None, "auto"):  # Ray looks there first
+        address = os.environ.get("RAY_ADDRESS") or address
+    try:
+        _check_reachable(address or "")
+        ray.init(**options)
+    except Exception as error:  # of many types, and each means that there is no Ray for this run
+        reason = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+        raise ConfigError(
+            "cluster.address" if address == cluster.address else "RAY_ADDRESS",
+            address,
+            f"a Ray cluster that can be {'started' if address is None else 'joined'}",
+            f"{reason}. {'See its logs in /tmp/ray.' if address is None else HOW_TO_START_RAY}",
+        ) from error
+
+
+def _check_reachable(address: str) -> None:
+    """Raise OSError where nothing listens at ``host:port``; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdecimal() and "://" not in host:  # not auto, or a name that Ray resolves
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+
+
+def reserved_bundles(cluster: ClusterConfig) -> list[list[dict[str, float]]]:
+    """The placement groups of a run, none on CPU; a bundle lies on one node, so an engine does too.
+
+    Returns:
+        The bundles of the policy's group and, where engines have GPUs of their own, of theirs.
+    """
+    if cluster.device == "cpu":
+        return []
+    cpus = len(GPU_SHARES) * cluster.cpus_per_worker
+    groups = [[{"GPU": 1, "CPU": cpus}] * cluster.policy_workers]
+    if cluster.layout == "disaggregated":
+        engine = {"GPU": cluster.tensor_parallel, "CPU": cpus}
+        groups.append([engine] * cluster.rollout_replicas)
+    return groups
 
 
 class Placement:
@@ -84,25 +134,19 @@ class Placement:
         self.cluster = cluster
         self._policy: PlacementGroup | None = None
         self._rollout: PlacementGroup | None = None
-        if cluster.device == "cuda":
-            self._policy = self._reserve(cluster.policy_workers, gpus=1)
-            self._rollout = self._policy
-            if cluster.layout == "disaggregated":
-                self._rollout = self._reserve(
-                    cluster.rollout_replicas, gpus=cluster.tensor_parallel
-                )
+        groups = [self._reserve(bundles) for bundles in reserved_bundles(cluster)]
+        if groups:
+            self._policy, self._rollout = groups[0], groups[-1]
 
-    def _reserve(self, count: int, gpus: int) -> PlacementGroup:
-        """``count`` bundles; a bundle never spans nodes, so neither does an engine."""
-        cpus = len(GPU_SHARES) * self.cluster.cpus_per_worker
-        group = placement_group([{"GPU": gpus, "CPU": cpus}] * count, strategy="PACK")
+    def _reserve(self, bundles: list[dict[str, float]]) -> PlacementGroup:
+        group = placement_group(bundles, strategy="PACK")
         try:
             ray.get(group.ready(), timeout=self.cluster.start_timeout_s)
         except GetTimeoutError:
             free = ray.available_resources()
             raise ConfigError(
                 "cluster",
-                f"{count} x ({gpus} GPUs, {cpus:g} CPUs)",
+                f"{len(bundles)} x ({bundles[0]['GPU']:g} GPUs, {bundles[0]['CPU']:g} CPUs)",
                 f"free GPUs and CPUs; Ray has {free.get('GPU', 0):g}, {free.get('CPU', 0):g} left",
                 "Use fewer workers, or wait for the nodes to join.",
             ) from None
@@ -214,7 +258,8 @@ def start_rollouts(config: CommonConfig, inputs: EvalInputs, placement: Placemen
 
 
 def start_rewards(config: CommonConfig) -> StreamingPool:
-    """Start the reward pool: one actor over verifier processes that it can kill.
+    """Start the reward pool: one actor, on the driver's node, over verifier processes that it can
+    kill.
 
     Raises:
         ConfigError: a variable of ``reward.env`` is not set here.
@@ -223,8 +268,16 @@ def start_rewards(config: CommonConfig) -> StreamingPool:
     variables = passed_variables(reward.env)
 
     def spawn(_: int) -> ActorHandle:
-        # Light and mostly waiting for its processes: it reserves nothing.
-        options = {"num_cpus": 0, "runtime_env": {"env_vars": QUIET}, "max_concurrency": 1000}
+        # Light and mostly waiting for its processes: it reserves nothing. They read what the driver
+        # left in its cache.
+        options = {
+            "num_cpus": 0,
+            "runtime_env": {"env_vars": QUIET},
+            "max_concurrency": 1000,
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(
+                ray.get_runtime_context().get_node_id(), soft=False
+            ),
+        }
         return _start_actor(RewardWorker, options, reward, variables)
 
     return StreamingPool(

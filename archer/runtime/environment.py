@@ -18,6 +18,7 @@ PACKAGES = (
     "torch",
     "ray",
     "transformers",
+    "peft",
     "math-verify",
     "numpy",
     "archer",

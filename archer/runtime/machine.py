@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import subprocess
+from ctypes import CDLL
 from importlib.util import find_spec
 
 from archer.algos import resolve_algorithm
@@ -22,6 +24,7 @@ def check_machine(config: CommonConfig) -> None:
         ConfigError: the run cannot work here; says why and how to mend it.
     """
     _check_packages(config)
+    _check_attention(config)
     cluster = config.cluster
     if cluster.address is None:
         if cluster.num_nodes > 1:
@@ -42,9 +45,18 @@ def num_workers(config: CommonConfig) -> int:
     cluster = config.cluster
     if not isinstance(config, TrainConfig):
         return cluster.rollout_replicas
-    needs = resolve_algorithm(config.algo).needs
-    roles = 1 + len(needs & {"ref_logprobs", "values"})
-    return cluster.rollout_replicas + roles * cluster.policy_workers
+    return cluster.rollout_replicas + len(zero_roles(config)) * cluster.policy_workers
+
+
+def zero_roles(config: TrainConfig) -> list[str]:
+    """Who holds a model under ZeRO: the policy, and what the algorithm needs beside it."""
+    needs, roles = resolve_algorithm(config.algo).needs, ["policy"]
+    # Under LoRA the policy without its adapters is the reference.
+    if "ref_logprobs" in needs and config.model.lora is None:
+        roles.append("reference")
+    if "values" in needs:
+        roles.append("critic")
+    return roles
 
 
 def visible_gpus() -> int:
@@ -63,8 +75,7 @@ def visible_gpus() -> int:
 
 def _check_packages(config: CommonConfig) -> None:
     device = config.cluster.device
-    is_training = isinstance(config, TrainConfig)
-    for package in ("ray", "vllm", *(["deepspeed"] if is_training else [])):
+    for package in required_packages(config):
         if find_spec(package) is None:
             raise ConfigError(
                 "cluster.device",
@@ -73,23 +84,47 @@ def _check_packages(config: CommonConfig) -> None:
                 f"Install the {device} stack: `make train` does, or "
                 f"pip install --no-deps -r requirements/{device}.txt.",
             )
-    if is_training and config.model.attention == "flash_attention_2":
-        mend = "Set model.attention=sdpa"
-        if device == "cpu":
-            raise ConfigError(
-                "model.attention", "flash_attention_2", "sdpa or eager on a CPU", f"{mend}."
-            )
-        if find_spec("flash_attn") is None:
+    if device == "cpu" and platform.system() == "Linux":
+        _check_numa()
+
+
+def required_packages(config: CommonConfig) -> list[str]:
+    """Packages that a run imports beside those every command needs."""
+    packages = ["ray", "vllm"]
+    if isinstance(config, TrainConfig):
+        packages += ["deepspeed"] if config.model.lora is None else ["deepspeed", "peft"]
+    return packages
+
+
+def _check_attention(config: CommonConfig) -> None:
+    cluster, needed = config.cluster, {"device": "cuda", "dtype": "bfloat16", "packing": "packed"}
+    if not isinstance(config, TrainConfig) or config.model.attention != "varlen":
+        return
+    for key, value in needed.items():
+        if getattr(cluster, key) != value:
             raise ConfigError(
                 "model.attention",
-                "flash_attention_2",
-                "an environment with the package flash-attn",
-                f"{mend}, or pip install flash-attn --no-build-isolation.",
+                "varlen",
+                f"sdpa or eager with cluster.{key}={getattr(cluster, key)}",
+                f"Set model.attention=sdpa, or cluster.{key}={value}.",
             )
+
+
+def _check_numa() -> None:
+    # Without it vLLM starts, and then lacks its own operators.
+    try:
+        CDLL("libnuma.so.1")
+    except OSError as error:
+        raise ConfigError(
+            "cluster.device",
+            "cpu",
+            f"the system library libnuma.so.1, which vLLM needs on a CPU ({error})",
+            "Install it: apt-get install libnuma1, or dnf install numactl-libs.",
+        ) from error
 
 
 def _check_cpus(config: CommonConfig) -> None:
-    available, workers, cluster = _available_cpus(), num_workers(config), config.cluster
+    available, workers, cluster = available_cpus(), num_workers(config), config.cluster
     verifiers = config.reward.num_workers * REWARD_WORKER_CPUS
     demand = round(workers * cluster.cpus_per_worker + verifiers, 6)
     if demand <= available:
@@ -107,7 +142,8 @@ def _check_cpus(config: CommonConfig) -> None:
     )
 
 
-def _available_cpus() -> int:
+def available_cpus() -> int:
+    """CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -20,19 +20,23 @@ TRACES = (CONFIG_FILE, "metrics.jsonl", "checkpoints")
 MAY_CHANGE = (
     # How long, where, and what is recorded.
     "trainer.num_steps", "run.*", "logger.*", "eval.*", "cluster.address", "cluster.*_timeout_s",
-    "trainer.max_restarts", "trainer.max_skipped_updates", "reward.num_workers",
+    "trainer.max_restarts", "trainer.max_skipped_updates", "reward.num_workers", "trainer.dry_run",
     # Speed and memory, never the objective: what one mends after running out of memory.
     "trainer.micro_batch_tokens", "model.gradient_checkpointing", "cluster.kv_cache_bytes",
     "cluster.gpu_memory_utilization", "cluster.max_num_seqs", "cluster.cpus_per_worker",
+    # What only the plan or an evaluation of its own reads.
+    "cluster.gpu_memory_gb", "model.shape*", "data.sets.*.published*",
 )  # fmt: skip
 """Keys that a resumed run may set anew."""
 
-CHECKPOINT_BYTES_PER_PARAMETER = 16
-"""fp32 master weights and two Adam moments, 12 bytes, and at most 4 for the Hugging Face copy."""
+HF_BYTES_PER_PARAMETER = 4
+"""At most, of the Hugging Face copy; all that a checkpoint holds of weights that LoRA freezes."""
+CHECKPOINT_BYTES_PER_PARAMETER = 12 + HF_BYTES_PER_PARAMETER
+"""With the fp32 master weights and two Adam moments of weights that learn."""
 
 
 def check_run_directory(config: TrainConfig) -> None:
-    """Refuse a directory that is another run's, or that cannot be written. Creates it if it is new.
+    """Refuse a directory that is another run's, or that cannot be written.
 
     Raises:
         ConfigError: not writable, or in use with ``run.resume=never``.
@@ -51,8 +55,13 @@ def check_run_directory(config: TrainConfig) -> None:
     check_writable("run.root", config.run.root, folder)
 
 
+def nearest_existing(path: Path) -> Path:
+    """The path, or the first of its parents that is there."""
+    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+
+
 def check_writable(key: str, value: str, folder: Path) -> None:
-    """Refuse a folder that cannot be written; creates it if it is new.
+    """Refuse a folder that cannot be written; one that is not there yet is not created.
 
     Args:
         key, value: what the user set to choose the folder.
@@ -61,8 +70,7 @@ def check_writable(key: str, value: str, folder: Path) -> None:
         ConfigError: no file can be created there.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=nearest_existing(folder)):
             pass
     except OSError as error:
         raise ConfigError(
@@ -82,10 +90,13 @@ def check_disk(config: TrainConfig, num_parameters: int) -> None:
     present = len(list((config.run_dir / "checkpoints").glob("step_*")))
     # A new checkpoint is complete before the oldest is deleted.
     count = max(1, config.run.keep_checkpoints + 1 - present)
-    num_networks = 1 if config.algo.critic is None else 2
-    needed = count * num_networks * num_parameters * CHECKPOINT_BYTES_PER_PARAMETER
-    existing = next(p for p in (config.run_dir, *config.run_dir.parents) if p.exists())
-    free = shutil.disk_usage(existing).free
+    per_parameter = CHECKPOINT_BYTES_PER_PARAMETER
+    if config.model.lora is not None:
+        per_parameter = HF_BYTES_PER_PARAMETER
+    if config.algo.critic is not None:
+        per_parameter += CHECKPOINT_BYTES_PER_PARAMETER
+    needed = count * num_parameters * per_parameter
+    free = shutil.disk_usage(nearest_existing(config.run_dir)).free
     if free < needed:
         raise ConfigError(
             "run.root",

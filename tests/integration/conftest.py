@@ -85,19 +85,24 @@ def engines(
 
 @pytest.fixture(scope="session")
 def synced(policy_bench: WorkerGroup) -> Callable[..., WeightSync]:
-    """``synced(pool, timeout_s=60)``: the weight sync from the policy bench to a pool."""
+    """``synced(pool, timeout_s=60)``: the weight sync from the policy bench to a pool.
+
+    Another ``policy`` may take the place of the bench.
+    """
     from archer.runtime.turns import Turns
     from archer.weight_sync import WeightSync
 
-    def connect(pool: StreamingPool, timeout_s: float = 60) -> WeightSync:
+    def connect(
+        pool: StreamingPool, timeout_s: float = 60, policy: WorkerGroup = policy_bench
+    ) -> WeightSync:
         return WeightSync(
-            policy_bench,
+            policy,
             pool,
             backend="shm",
             echo_tokens=np.random.default_rng(0).integers(4, 100, 80, dtype=np.int32),
             dtype="float32",
             timeout_s=timeout_s,
-            turns=Turns(policy_bench, pool, colocated=False, timeout_s=timeout_s),
+            turns=Turns(policy, pool, colocated=False, timeout_s=timeout_s),
         )
 
     return connect

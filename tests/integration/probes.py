@@ -125,6 +125,7 @@ class ProbePolicy(PolicyWorker):
         gradients = {
             name: deepspeed.utils.safe_get_full_grad(p).detach().float().cpu().clone().numpy()
             for name, p in self.module.named_parameters()
+            if p.requires_grad
         }
         # Without a learning rate a step only clears the gradients; the moments enter none of them.
         self._set_learning_rate(0.0)

@@ -173,7 +173,7 @@ ARITHMETIC = [
     Case("cluster=1x8 cluster.policy_workers=4", "cluster.policy_workers", "4", "num_nodes * gpus"),
     Case("cluster=1x8 cluster.tensor_parallel=3", "cluster.tensor_parallel", "3", "spans nodes"),
     Case("cluster.num_nodes=2", "cluster.num_nodes", "2", "cluster.address=auto"),
-    Case("model.attention=flash_attention_2", "model.attention", "'flash_att", "sdpa"),
+    Case("model.attention=varlen", "model.attention", "'varlen'", "sdpa"),
 ]
 
 FILES = [
@@ -189,10 +189,10 @@ FILES = [
     Case("data.train=gone.jsonl", "data.train", "'gone.jsonl'", "no such file"),
     Case("data.train={folder}", "data.train", "'{folder}'", "Name one of the files"),
     Case("data.train=null", "data.train", "None", "Set data.train=FILE"),
-    Case("data=jsonl data.train=???", "data.train", "'???'", "Set it: data.train="),
+    Case("data.train=???", "data.train", "'???'", "Set it: data.train="),
     Case("data.train={folder}/a.csv", "data.train", "'{folder}/a.csv'", "Convert it",
          lambda s: (s.folder / "a.csv").write_text("problem,answer\n")),
-    Case("data=arithmetic data.train=a.jsonl", "data.train", "'a.jsonl'", "data=jsonl"),
+    Case("data.task=arithmetic data.train=a.jsonl", "data.train", "'a.jsonl'", "data=jsonl"),
     Case("data.eval.aime=gone.parquet", "data.eval.aime", "'gone.parquet'", "no such file"),
     Case("", "data.train", "'{folder}/train.jsonl'", "empty", rows()),
     Case("", "data.train", "'{folder}/train.jsonl'", "Row 2: 'answer' is null",
@@ -207,7 +207,7 @@ FILES = [
     Case("", "data.train", "'{folder}/train.jsonl'", "Row 1: the ground truth is neither a string",
          rows({"problem": "p", "answer": {"tests": ["1"]}})),
     Case("data.max_prompt_tokens=5", "data.max_prompt_tokens", "5", "raise it to"),
-    Case("data.prompt_template=Solve", "data.prompt_template", "'Solve'", "Put {problem}"),
+    Case("data.prompt_template=Solve", "data.prompt_template", "'Solve'", "with {problem} in it"),
     Case("", "data.chat_template", "True", "=false",
          lambda s: (s.model / "tokenizer_config.json").write_text('{"eos_token": "<eos>"}')),
     Case("run.root=/dev/null/runs", "run.root", "'/dev/null/runs'", "permissions"),
@@ -219,7 +219,7 @@ FILES = [
 
 EVALUATE = [
     evaluate_case("algo=dapo", "algo", "'dapo'", "no such key"),
-    evaluate_case("eval.n=64", "eval.n", "'64'", "Known in eval: every, num_samples"),
+    evaluate_case("eval.n=64", "eval.n", "'64'", "Known in eval: max_problems, sets, num_samples"),
     evaluate_case("sampling.temperature=1", "sampling.temperature", "'1'", "eval.temperature"),
     evaluate_case("~data.eval", "data.eval", "{}", "Set data.eval.NAME=FILE"),
     evaluate_case("output=/dev/null/out", "output", "'/dev/null/out'", "permissions"),
@@ -248,7 +248,8 @@ def arguments(case: Case, setup: Setup) -> list[str]:
     words = [word.replace("{folder}", str(setup.folder)) for word in case.overrides.split()]
     if case.command == "evaluate":
         unknown = ("data.train=", "logger=", "run.root=")
-        return [word for word in setup.base if not word.startswith(unknown)] + words
+        base = [word for word in setup.base if not word.startswith(unknown)]
+        return [*base, "sampling.max_response_tokens=64", *words]
     return setup.base + words
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from archer.config.command_line import check_overrides, overrides_first, run_or_explain
+from archer.config.command_line import check_overrides, data_lists, overrides_first, run_or_explain
 from archer.config.keys import RewardConfig
 from archer.config.reference import PAGE, render
 from archer.errors import ConfigError
@@ -68,6 +68,7 @@ def test_what_hydra_and_the_config_accept_passes(conf: Path, argv: list[str]):
         (["algo.lss.clip=1"], "algo.lss.clip", "docs/configuration.md"),
         (["trainer.num_steps"], "trainer.num_steps", "KEY=VALUE. Did you mean"),
         (["=3"], "=3", "KEY=VALUE"),
+        (["data=aime24", "data=amc23"], "data", "data=aime24,amc23 for all of them"),
         (["data.prompt_template={problem} ="], "data.prompt_template", "Quote"),
         (["seed=rnge(1,3)", "-m"], "seed", "Unknown function 'rnge'"),
     ],
@@ -94,7 +95,7 @@ def test_config_dir_brings_its_own_options(conf: Path, tmp_path: Path, flag: str
 
 def test_another_command_brings_its_own_keys(conf: Path):
     check_overrides(["name=mine", "args.unit=cm"], conf, RewardConfig)
-    with pytest.raises(ConfigError, match="timeout_s"):
+    with pytest.raises(ConfigError, match=r"a key of this command.*timeout_s"):
         check_overrides(["timeout=3"], conf, RewardConfig)
 
 
@@ -143,3 +144,10 @@ def test_the_result_of_a_command_comes_back():
 
 def test_the_committed_configuration_reference_is_current():
     assert PAGE.read_text(encoding="utf-8") == render(), "run: make docs"
+
+
+def test_several_presets_of_data_become_a_list_and_nothing_else_does():
+    typed = ["data=aime24,mine/lcb_v5", "seed=1,2", "data=[a,b]", "data=a", "data.eval.x=a,b"]
+    listed = ["data=[aime24,mine/lcb_v5]", *typed[1:]]
+    assert data_lists(typed) == listed
+    assert data_lists(["-m", *typed]) == ["-m", *typed]  # there a comma is a sweep

@@ -84,6 +84,19 @@ REFUSED = {
     },
     "tests that are no objects": {"tests": ["1"]},
     "null": None,
+    "inputs that are no list": {"inputs": 5},
+    "test cases that are no list": {"test_cases": 5},
+    "a script that is no text": {"functional": 5},
+    "a language that is no text": {"language": 5, "tests": [{"input": "1", "output": "1"}]},
+    "inputs that are an object": {"inputs": {"a": 1}, "outputs": {"b": 2}},
+    "null as input": {"inputs": [None], "outputs": ["1"]},
+    "null as output": {"tests": [{"input": "1", "output": None}]},
+    "a function name that is a number": {"fn_name": 5, "inputs": [[1]], "outputs": [1]},
+    "a function name that is code": {"fn_name": "f; import os", "inputs": [[1]], "outputs": [1]},
+    "a checker that is a number": {
+        "official_tests": [{"input": "1", "output": "1"}],
+        "generated_checker": 5,
+    },
     "metadata that is no object": [{"input": "1", "output": "1", "metadata": "[1]"}],
 }
 

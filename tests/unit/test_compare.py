@@ -256,15 +256,19 @@ def test_an_evaluation_that_was_not_kept_whole_is_refused(tmp_path):
     assert "not every verdict of step 4 was kept by grpo-seed1" in "\n".join(comparison.warnings)
 
 
-def test_a_failed_verifier_drops_the_problem_it_leaves_without_enough_verdicts(tmp_path):
+@pytest.mark.parametrize(("num_failed", "num_dropped"), [(7, 0), (8, 1)])
+def test_a_failed_verifier_drops_the_problem_it_leaves_without_a_verdict(
+    tmp_path, num_failed, num_dropped
+):
     make_run(tmp_path, "archer")
     held_out = read_held_out(find_runs([tmp_path]), [])[0]
     verdicts = next(iter(held_out.verdicts.values()))
     avg, pass_at_4 = held_out.measures
     row = next(iter(verdicts.values()))
-    row[:5] = math.nan
-    scores = [m.scores(np.array([list(verdicts.values())])) for m in (avg, pass_at_4)]
-    assert np.isnan(scores[0]).sum() == 0 and np.isnan(scores[1]).sum() == 1
+    row[:num_failed] = math.nan
+    for measure in (avg, pass_at_4):
+        scores = measure.scores(np.array([list(verdicts.values())]))
+        assert np.isnan(scores).sum() == num_dropped
 
 
 def test_budgets_add_up_and_unequal_ones_are_pointed_out(tmp_path):

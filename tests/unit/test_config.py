@@ -231,6 +231,12 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"cluster.device": "cuda"}, "cluster.gpus_per_node=0", "at least 1"),
     ({**GPUS, "cluster.tensor_parallel": 3}, "cluster.tensor_parallel=3", "divisor"),
     ({**COLOCATED, "cluster.zero_stage": 3}, "cluster.zero_stage=3", "cluster.zero_stage=2"),
+    ({**COLOCATED, "cluster.tensor_parallel": 2}, "cluster.tensor_parallel=2", "disaggregated"),
+    (
+        {**COLOCATED, "cluster.offload_optimizer": True},
+        "cluster.offload_optimizer=True",
+        "cluster.layout=disaggregated",
+    ),
     (
         {"cluster.dtype": "bfloat16", "cluster.zero_stage": 1},
         "cluster.zero_stage=1",
@@ -383,7 +389,8 @@ def test_known_keys_reach_into_optional_sections():
 
 
 def test_reading_a_config_does_not_import_torch():
-    code = "import sys, archer.config.keys, archer.config.command_line; sys.exit('torch' in sys.modules)"
+    modules = "archer.config.keys, archer.config.command_line"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

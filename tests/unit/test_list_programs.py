@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 
 import archer.evaluate  # noqa: F401 - stores the defaults that conf/evaluate.yaml begins with
 from archer.config.keys import load_config, load_evaluate_config
-from archer.datasets import read_rows
+from archer.data.rows import read_rows
 from archer.errors import ConfigError
 from archer.tasks import Problem
 from archer.tasks.list_programs import (

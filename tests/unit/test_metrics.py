@@ -187,6 +187,7 @@ def test_rollouts_round_trip(tmp_path):
         "reward": 1.0,
         "correct": True,
         "status": "ok",
+        "answer": None,
         "finish_reason": "stop",
         "num_tokens": 2,
         "mean_logprob": pytest.approx(-0.3),

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from fake_model import write_model
+from preparing import Prepared, source, training
 
 from archer.config.keys import load_config
 from archer.errors import CheckpointError, ConfigError
@@ -57,7 +58,7 @@ class Setup:
             self.config[name] = self.config.get(name, {}) | values
 
     def cpus(self, count: int) -> None:
-        self.patch.setattr(machine, "_available_cpus", lambda: count)
+        self.patch.setattr(machine, "available_cpus", lambda: count)
 
     def gpus(self, listing: str) -> None:
         """An nvidia-smi that says this."""
@@ -153,6 +154,13 @@ def hidden_gpus(setup: Setup) -> None:
 def one_gpu_of_two(setup: Setup) -> None:
     cuda(setup)
     setup.gpus("GPU 0: H100 (UUID: GPU-1)")
+
+
+def soft_caps(setup: Setup) -> None:
+    cuda(setup, dtype="bfloat16", zero_stage=2, packing="packed")
+    setup.gpus("GPU 0: H100 (UUID: GPU-1)\nGPU 1: H100 (UUID: GPU-2)")
+    setup.set(model={"attention": "varlen"})
+    setup.edit_json("config.json", attn_logit_softcapping=50.0)
 
 
 CASES = [
@@ -299,7 +307,7 @@ CASES = [
     Case(
         "template without the problem",
         "data.prompt_template",
-        ["{problem}", "Put"],
+        ["with {problem} in it"],
         lambda s: s.set(data={"prompt_template": "Box it."}),
     ),
     Case(
@@ -307,6 +315,18 @@ CASES = [
         "data.chat_template",
         ["has no chat template", "Set data.chat_template=false"],
         lambda s: s.edit_json("tokenizer_config.json", chat_template=None),
+    ),
+    Case(
+        "a variable that the chat template does not have",
+        "data.chat_template_args.enable_thinking",
+        ["variable of this model's chat template", "Remove it"],
+        lambda s: s.set(data={"chat_template_args": {"enable_thinking": False}}),
+    ),
+    Case(
+        "a variable of the chat template that is ours",
+        "data.chat_template_args.messages",
+        ["variable of this model's chat template"],
+        lambda s: s.set(data={"chat_template_args": {"messages": []}}),
     ),
     Case(
         "chat messages as plain text",
@@ -410,6 +430,12 @@ CASES = [
         ["a data source of the run", "Did you mean 'train'?"],
         lambda s: s.set(reward={"max_concurrency": {"trian": 4}}),
     ),
+    Case(
+        "a deadline for no data source",
+        "reward.source_timeout_s.trian",
+        ["a data source of the run", "Did you mean 'train'?"],
+        lambda s: s.set(reward={"source_timeout_s": {"trian": 4}}),
+    ),
     Case("no GPU", "cluster.device", ["there is none", "cluster=local"], no_nvidia_smi),
     Case("GPUs hidden", "cluster.device", ["CUDA_VISIBLE_DEVICES"], hidden_gpus),
     Case("fewer GPUs", "cluster.gpus_per_node", ["=2", "the 1 visible"], one_gpu_of_two),
@@ -420,20 +446,25 @@ CASES = [
         lambda s: s.hide("vllm"),
     ),
     Case(
-        "flash attention on a CPU",
+        "a GPU's attention on a CPU",
         "model.attention",
-        ["flash_attention_2", "Set model.attention=sdpa"],
-        lambda s: s.set(model={"attention": "flash_attention_2"}),
+        ["'varlen'", "cluster.device=cpu", "Set model.attention=sdpa"],
+        lambda s: s.set(model={"attention": "varlen"}),
     ),
     Case(
-        "flash attention is not installed",
+        "packed attention of padded sequences",
         "model.attention",
-        ["flash-attn", "pip install", "model.attention=sdpa"],
+        ["'varlen'", "cluster.packing=padded", "or cluster.packing=packed"],
         lambda s: (
-            cuda(s),
-            s.hide("flash_attn"),
-            s.set(model={"attention": "flash_attention_2"}),
+            cuda(s, dtype="bfloat16", zero_stage=2),
+            s.set(model={"attention": "varlen"}),
         ),
+    ),
+    Case(
+        "packed attention of a model with soft caps",
+        "model.attention",
+        ["'varlen'", "sets attn_logit_softcapping", "set model.attention=eager"],
+        soft_caps,
     ),
 ]
 
@@ -458,13 +489,64 @@ def test_good_inputs_come_back_ready_to_train(setup):
     assert (inputs.window, inputs.vocab_size, inputs.num_parameters) == (256, 100, 200)
     assert inputs.eos_token_ids == (2,)
     assert inputs.model_path == str(setup.model)
-    assert load_config(setup.config).run_dir.is_dir()
+    assert not Path(setup.config["run"]["root"]).exists()
+
+
+def test_sets_that_are_not_prepared_are_told_before_a_model_is_warm_started(setup, tmp_path):
+    source = {"folder": str(tmp_path), "files": ["a.jsonl"]}
+    sets = {"own": {"role": "train", "sources": {"s": source}}}
+    data = {"name": "own", "train": None, "sets": sets, "chat_template": False}
+    setup.set(model={"path": None, "warm_start": {}}, data=data)
+    setup.set(run={"cache": str(tmp_path / "cache")})
+    with pytest.raises(ConfigError, match="Not prepared with these settings: own"):
+        check_setup(load_config(setup.config))
+
+
+def test_a_folder_that_stood_in_for_the_hub_is_named_by_every_run(setup, tmp_path):
+    setup.write_rows(tmp_path / "a.jsonl", [{"problem": "1+1", "answer": "2"}])
+    published = {**source(tmp_path, "a.jsonl"), "hub": "org/sums"}
+    sets = {"own": training({"s": published})}
+    Prepared(tmp_path, sets)
+    setup.set(data={"train": None, "sets": sets}, run={"cache": str(tmp_path / "cache")})
+    [told] = check_setup(load_config(setup.config))
+    assert f"own was prepared from {tmp_path}, in place of org/sums" in told
+
+
+def test_a_deadline_may_be_of_a_source_whose_rows_are_not_read(setup: Setup, tmp_path: Path):
+    setup.write_rows(tmp_path / "a.jsonl", [{"problem": "9+1", "answer": "10"}])
+    sources = {name: source(tmp_path, "a.jsonl", data_source=name) for name in ("one", "two")}
+    sets = {"bench": {"role": "eval", "sources": sources, "deduplicate": False}}
+    Prepared(tmp_path, sets)
+    setup.set(data={"sets": sets}, run={"cache": str(tmp_path / "cache")})
+    setup.set(eval={"max_problems": 1}, reward={"source_timeout_s": {"two": 4}})
+    setup.check()
 
 
 def test_a_warm_started_model_takes_the_place_of_the_configured_one(setup, tmp_path):
     other = write_model(tmp_path / "warm")
     inputs = check_inputs(load_config(setup.config), model_path=other)
     assert inputs.model_path == str(other)
+
+
+@pytest.mark.parametrize(
+    ("data", "key", "words"),
+    [
+        ({"chat_template": False, "max_prompt_tokens": 200}, "sampling.max_response_tokens", "256"),
+        ({"chat_template": True}, "data.chat_template", "model=r1-distill-1.5b"),
+    ],
+)
+def test_what_a_start_model_cannot_do_is_known_before_it_is_trained(setup, data, key, words):
+    setup.set(model={"path": None, "warm_start": {}}, data=data)
+    with pytest.raises(ConfigError, match=words) as error:
+        check_setup(load_config(setup.config))
+    assert error.value.key == key
+
+
+def test_a_run_of_benchmarks_only_is_told_to_add_a_training_set(setup):
+    sets = {"bench": {"role": "eval", "sources": {"s": {"files": ["f"]}}}}
+    setup.set(data={"train": None, "sets": sets})
+    with pytest.raises(ConfigError, match=r"such as data=\[deepscaler,bench\]"):
+        load_config(setup.config)
 
 
 def test_every_end_token_of_the_generation_config_counts(setup):
@@ -485,6 +567,26 @@ def test_a_run_is_resumed_with_its_own_config(setup):
 
 def test_a_longer_run_that_needs_less_memory_is_still_the_same_run(setup):
     setup.record_run(trainer={"num_steps": 7, "micro_batch_tokens": 4096}, logger={"wandb": "off"})
+    setup.check()
+
+
+def test_published_figures_may_be_added_to_a_run_that_has_begun(setup):
+    bench = {"role": "eval", "sources": {"s": {"files": ["f"]}}}
+    recorded, config = (
+        load_config(
+            setup.config | {"data": setup.config["data"] | {"sets": {"x": bench | figures}}}
+        )
+        for figures in ({}, {"published": {"tiny": {"avg@64": 30.0}}})
+    )
+    assert first_difference(recorded, config) is None
+    assert first_difference(config, recorded) is None
+
+
+def test_what_only_the_plan_reads_may_be_told_to_a_run_that_has_begun(setup):
+    setup.record_run()
+    sizes = dict.fromkeys(("hidden_size", "intermediate_size", "num_layers", "num_heads"), 8)
+    sizes |= dict.fromkeys(("num_kv_heads", "head_dim", "vocab_size", "max_position"), 8)
+    setup.set(cluster={"gpu_memory_gb": 80}, model={"shape": sizes})
     setup.check()
 
 

@@ -5,7 +5,7 @@ import pytest
 from fake_model import write_tokenizer
 
 from archer.config.keys import DataConfig
-from archer.datasets import Row, read_rows
+from archer.data.rows import Row, read_rows
 from archer.errors import ConfigError
 from archer.models.tokenizer import load_tokenizer
 from archer.prompts import PromptLoader, dataset_files, load_prompts
@@ -48,11 +48,50 @@ def test_a_problem_becomes_the_user_turn_of_a_chat(tokenizer):
     assert prompt.tokens.tolist() == [bos, *ids("<user>2+3\nBox it.<assistant>")]
 
 
+def set_data(**keys):
+    source = {"s": {"files": ["f"]}}
+    sets = {
+        "learnt": {"role": "train", "sources": source, "template": "Learn {problem}"},
+        "held_out": {"role": "eval", "sources": source, "template": "Solve {problem}"},
+        "bare": {"role": "eval", "sources": source},
+    }
+    return DataConfig(name="sums", sets=sets, eval={"own": "f"}, chat_template=False, **keys)
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("data.train", "Learn 2+3"),
+        ("data.eval.held_out", "Solve 2+3"),
+        ("data.sets.held_out", "Solve 2+3"),
+        ("data.eval.bare", "2+3"),
+        ("data.eval.own", "2+3"),
+        ("data.eval.learnt", "Learn 2+3"),
+    ],
+)
+def test_a_prepared_problem_is_put_in_the_template_of_its_set(tokenizer, key, text):
+    (prompt,) = load_prompts(key, [row(1, "2+3")], set_data(), tokenizer).prompts
+    assert prompt.text == text
+    replaced = set_data(prompt_template="{problem}=")
+    (prompt,) = load_prompts(key, [row(1, "2+3")], replaced, tokenizer).prompts
+    assert prompt.text == "2+3="
+
+
 def test_chat_messages_keep_their_turns_and_ignore_the_template(tokenizer):
     turns = ("user", "2+3"), ("assistant", "5"), ("user", "+1?")
     messages = tuple({"role": role, "content": text} for role, text in turns)
     (prompt,) = load_prompts("data.train", [row(1, messages)], CHAT, tokenizer).prompts
     assert prompt.text == "<bos><user>2+3<assistant>5<user>+1?<assistant>"
+
+
+def test_the_chat_template_gets_its_variables(tmp_path):
+    template = "{{ messages[0].content }}{% if not thinks | default(true) %}<done>{% endif %}"
+    tokenizer = load_tokenizer(write_tokenizer(tmp_path, template))
+    silent = CHAT.model_copy(update={"chat_template_args": {"thinks": False}})
+    (prompt,) = load_prompts("data.train", [row(1, "2+3")], silent, tokenizer).prompts
+    assert prompt.text == "2+3\nBox it.<done>"
+    (prompt,) = load_prompts("data.train", [row(1, "2+3")], CHAT, tokenizer).prompts
+    assert prompt.text == "2+3\nBox it."
 
 
 def test_long_prompts_are_dropped_and_counted(tokenizer):

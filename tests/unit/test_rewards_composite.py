@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from archer.config.keys import RewardConfig
+from archer.config.keys import RewardConfig, SandboxConfig
 from archer.errors import ConfigError
 from archer.rewards import REWARDS, Reward, resolve_reward
 from archer.rewards.checks import check_reward
@@ -267,6 +267,34 @@ def test_a_deadline_that_one_test_of_a_program_may_outlast_is_refused():
     for name, args in (("code", code["args"]), ("by_source", sources), ("inverted", code)):
         with pytest.raises(ConfigError, match=r"reward\.timeout_s=8.0: expected at least 11,"):
             check_reward(RewardConfig(name=name, args=args, timeout_s=8.0))
+
+
+@pytest.mark.parametrize(
+    ("source", "limit_s", "expected"),
+    [
+        ("a", 8.0, "at least 11,"),
+        ("a", 11.0, None),
+        ("sums", 2.0, None),
+        ("web", 20.0, "a data source that is judged"),
+    ],
+)
+def test_a_sources_own_deadline_is_checked_by_the_reward_that_judges_it(
+    source: str, limit_s: float, expected: str | None
+):
+    sources = {"s*": {"name": "math"}, "a": {"name": "code", "args": {"time_limit_s": 10}}}
+    config = RewardConfig(
+        name="by_source",
+        args={"sources": sources},
+        timeout_s=30.0,
+        source_timeout_s={source: limit_s},
+        sandbox=SandboxConfig(allow_unsafe_code_execution=True),
+    )
+    if expected is None:
+        check_reward(config)
+    else:
+        message = rf"reward\.source_timeout_s\.{source}={limit_s}: expected {expected}"
+        with pytest.raises(ConfigError, match=message):
+            check_reward(config)
 
 
 def test_random_rewards_are_the_same_again_and_as_frequent_as_asked():

@@ -149,6 +149,17 @@ def test_credentials_reach_a_verifier_only_by_name(monkeypatch):
         score_all(["1"], env=["NO_SUCH_KEY"])
 
 
+def test_a_data_source_may_have_a_limit_of_its_own():
+    async def main():
+        async with started(timeout_s=30.0, source_timeout_s={"slow": 0.3}) as processes:
+            return [await processes.score(request(text, source="slow")) for text in ("hang", "1")]
+
+    hung, fine = asyncio.run(main())
+    assert (hung.status, hung.seconds) == ("timeout", pytest.approx(0.3))
+    assert "within 0.3 s" in hung.detail
+    assert fine.status == "ok"
+
+
 def test_a_judge_knows_how_long_it_has():
     assert score_all(["time limit"], timeout_s=3.5)[0].reward == 3.5
 

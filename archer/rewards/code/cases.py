@@ -97,15 +97,30 @@ def cases(ground_truth: Any, max_tests: int | None = None) -> tuple[Case, ...]:
         ValueError: the truth has none of the known shapes, or asks for something that cannot be
             judged outside of the sandbox; or no tests were asked for.
     """
+    return _cases_of_text(_as_text(ground_truth, max_tests), max_tests)
+
+
+def check_cases(ground_truth: Any, max_tests: int | None = None) -> None:
+    """Raise what ``cases`` would, and keep nothing."""
+    _read_cases(_as_text(ground_truth, max_tests), max_tests)
+
+
+def _as_text(ground_truth: Any, max_tests: int | None) -> str:
     if max_tests is not None and max_tests < 1:
         raise ValueError(f"max_tests={max_tests}: without a test every program would pass")
-    text = ground_truth if isinstance(ground_truth, str) else json.dumps(ground_truth)
-    return _cases_of_text(text, max_tests)
+    return ground_truth if isinstance(ground_truth, str) else json.dumps(ground_truth)
 
 
 @lru_cache(maxsize=TRUTHS_KEPT)
 def _cases_of_text(text: str, max_tests: int | None) -> tuple[Case, ...]:
-    found = _read(_value(text))
+    return _read_cases(text, max_tests)
+
+
+def _read_cases(text: str, max_tests: int | None) -> tuple[Case, ...]:
+    try:
+        found = _read(_value(text))
+    except (TypeError, AttributeError, SyntaxError) as error:  # a number for a list, say
+        raise ValueError(f"the ground truth holds what no tests do: {error}") from error
     if not found:
         raise ValueError("the ground truth has no tests")
     if max_tests is None or len(found) <= max_tests:
@@ -152,6 +167,8 @@ def _read_mapping(truth: dict[str, Any]) -> list[Case]:
     name = truth.get("fn_name") or _function_name(truth)
     if "inputs" in truth:
         inputs, outputs = truth["inputs"], truth.get("outputs", [])
+        if not (isinstance(inputs, list | tuple) and isinstance(outputs, list | tuple)):
+            raise ValueError("inputs and outputs are not two lists")
         if len(inputs) != len(outputs):
             raise ValueError(f"{len(inputs)} inputs but {len(outputs)} outputs")
         pairs = zip(inputs, outputs, strict=True)
@@ -159,6 +176,8 @@ def _read_mapping(truth: dict[str, Any]) -> list[Case]:
     if "test_cases" in truth:
         return _read_tests(truth["test_cases"], name, may_wrap=True)
     checker = truth.get("checker") or truth.get("generated_checker")
+    if not isinstance(checker, str | None):
+        raise ValueError(f"the checker is a {type(checker).__name__}, not a program")
     for key in ("tests", "official_tests"):
         if key in truth:
             return _read_tests(truth[key], name, checker=checker)
@@ -203,9 +222,13 @@ def _case(test: Mapping[str, Any], name: str | None, may_wrap: bool = False) -> 
     kind = test.get("testtype") or test.get("type")
     name = test.get("fn_name") or _function_name(test) or name
     if kind in STDIN_TYPES or (kind is None and not name):
+        if test["input"] is None or test["output"] is None:
+            raise ValueError("a test has null for standard input or output")
         return _stdin_case(_text(test["input"]), _text(test["output"]))
     if not name:
         raise ValueError(f"a {kind} test names no function in fn_name or metadata.func_name")
+    if not (isinstance(name, str) and name.isidentifier()):
+        raise ValueError(f"no function can be called {name!r}")
     return _call_case(name, test["input"], test["output"], may_wrap)
 
 

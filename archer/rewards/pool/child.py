@@ -19,8 +19,9 @@ from functools import partial
 from io import BufferedRWPair
 from typing import Any
 
+from archer.data.stored_truth import with_truth
 from archer.rewards import resolve_reward, sandbox
-from archer.rewards.pool.frames import pack, read_frame
+from archer.rewards.pool.frames import as_request, pack, read_frame
 from archer.rewards.pool.verdict import describe, verdict
 from archer.runtime.lifetime import die_with
 from archer.types import ScoreRequest
@@ -83,7 +84,8 @@ def serve(judge: Judge, stream: BufferedRWPair) -> None:
     """Judge one request after another until the other side closes the connection."""
     while (message := read_frame(stream)) is not None:
         number = message.pop("number")
-        send(stream, number, **vars(verdict(judge, ScoreRequest(**message))))
+        result = verdict(lambda request: judge(with_truth(request)), as_request(message))
+        send(stream, number, **vars(result))
 
 
 def send(stream: BufferedRWPair, number: int, **reply: Any) -> None:

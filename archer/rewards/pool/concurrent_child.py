@@ -10,7 +10,8 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from archer.rewards.pool.frames import pack, receive
+from archer.data.stored_truth import with_truth
+from archer.rewards.pool.frames import as_request, pack, receive
 from archer.rewards.pool.verdict import as_result, describe
 from archer.types import RewardResult, ScoreRequest
 
@@ -39,7 +40,7 @@ async def serve(judge: AsyncJudge, connection: socket.socket) -> None:
                     tasks[message["cancel"]].cancel()
             else:
                 number = message.pop("number")
-                task = asyncio.create_task(answer(number, ScoreRequest(**message)))
+                task = asyncio.create_task(answer(number, as_request(message)))
                 tasks[number] = task
                 task.add_done_callback(lambda _, number=number: tasks.pop(number))
     except EOFError:
@@ -51,7 +52,7 @@ async def verdict_in_time(judge: AsyncJudge, request: ScoreRequest) -> RewardRes
     limit = asyncio.timeout(request.time_limit_s)
     try:
         async with limit:
-            return as_result(await judge(request))
+            return as_result(await judge(with_truth(request)))
     except asyncio.CancelledError:
         raise
     except BaseException as error:

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from io import BufferedIOBase, BufferedRWPair
 from typing import TYPE_CHECKING, Any
+
+from archer.data.stored_truth import StoredTruth
+from archer.types import ScoreRequest
 
 if TYPE_CHECKING:  # a verifier process starts sooner without it
     import asyncio
@@ -42,3 +46,18 @@ async def receive(reader: asyncio.StreamReader) -> dict[str, Any]:
     """
     (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
     return json.loads(await reader.readexactly(length))
+
+
+def as_message(request: ScoreRequest) -> dict[str, Any]:
+    """A request in JSON values; of a truth that stays on disk, where it is."""
+    truth = request.ground_truth
+    if not isinstance(truth, StoredTruth):
+        return dict(vars(request))
+    return {**vars(request), "ground_truth": None, "stored_truth": vars(truth)}
+
+
+def as_request(message: dict[str, Any]) -> ScoreRequest:
+    """What ``as_message`` was called with."""
+    stored = message.pop("stored_truth", None)
+    request = ScoreRequest(**message)
+    return request if stored is None else replace(request, ground_truth=StoredTruth(**stored))

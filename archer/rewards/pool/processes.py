@@ -27,9 +27,10 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from archer.data.stored_truth import StoredTruth
 from archer.errors import ConfigError
 from archer.rewards import resolve_reward
-from archer.rewards.pool.frames import pack, receive
+from archer.rewards.pool.frames import as_message, pack, receive
 from archer.types import RewardResult, ScoreRequest
 
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ class VerifierProcesses:
         """The verdict where it takes no verifier process, else None."""
         if request.finish_reason == "length" and self._config.truncated == "wrong":
             return RewardResult(0.0, False, "ok", detail="truncated")
-        if self._quick is None:
+        # A truth is read from disk where that holds up nobody else.
+        if self._quick is None or isinstance(request.ground_truth, StoredTruth):
             return None
         start = time.perf_counter()
         try:
@@ -126,7 +128,7 @@ class VerifierProcesses:
         return replace(result, queue_s=max(0.0, elapsed - result.seconds))
 
     async def _judge(self, request: ScoreRequest) -> RewardResult:
-        limit_s = self._config.timeout_s
+        limit_s = self._config.source_timeout_s.get(request.source, self._config.timeout_s)
         seconds, deaths, detail = 0.0, 0, ""
         while deaths < ATTEMPTS and seconds < limit_s:
             try:
@@ -138,7 +140,8 @@ class VerifierProcesses:
             cpu_start = child.cpu_s()
             time_left = limit_s - seconds
             try:
-                frame = pack({**vars(request), "number": number, "time_limit_s": time_left})
+                sent = {"number": number, "time_limit_s": time_left}
+                frame = pack(as_message(request) | sent)
                 async with asyncio.timeout(time_left + child.grace_s):
                     reply = await child.ask(number, frame)
                 seconds += time.perf_counter() - start
@@ -149,7 +152,7 @@ class VerifierProcesses:
             except TimeoutError:
                 child.is_spoilt = True
                 worked_s = child.cpu_s() - cpu_start
-                result = self._late(request, worked_s / time_left)
+                result = self._late(request, limit_s, worked_s / time_left)
                 return replace(result, seconds=limit_s, deaths=deaths + 1)
             except (EOFError, ConnectionError):
                 child.is_spoilt = True
@@ -162,9 +165,9 @@ class VerifierProcesses:
                 self._give_back(child)
         return replace(RewardResult.failure("crashed", detail, seconds), deaths=deaths)
 
-    def _late(self, request: ScoreRequest, worked_frac: float) -> RewardResult:
+    def _late(self, request: ScoreRequest, limit_s: float, worked_frac: float) -> RewardResult:
         """What a response is worth on which a process worked so much of its deadline."""
-        detail = f"no verdict within {self._config.timeout_s:g} s"
+        detail = f"no verdict within {limit_s:g} s"
         is_slow = worked_frac >= WORKED_FRAC
         if is_slow and self._slow_is_wrong is not None and self._slow_is_wrong(request.source):
             return RewardResult(0.0, False, "timeout", detail)

@@ -44,6 +44,7 @@ def as_result(value: Any) -> RewardResult:
         value.status,
         str(value.detail)[:DETAIL_CHARS],
         {str(name): float(reward) for name, reward in value.components.items()},
+        answer=None if value.answer is None else str(value.answer)[:DETAIL_CHARS],
     )
 
 
