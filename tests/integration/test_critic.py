@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -72,7 +71,7 @@ def plain(
         values.append((hidden @ weight.T + bias)[len(prompt) - 1 : -1])
     values = torch.cat(values)
     error = values - torch.from_numpy(batch.returns)[:, None]
-    (0.5 * error.square() * torch.from_numpy(head_weights)).sum().backward()
+    (0.5 * error.square() * torch.from_numpy(head_weights.copy())).sum().backward()
     gradients = {f"model.{name}": p.grad.numpy() for name, p in trunk.named_parameters()}
     assert weight.grad is not None and bias.grad is not None
     gradients |= {"heads.weight": weight.grad.numpy(), "heads.bias": bias.grad.numpy()}
@@ -214,17 +213,13 @@ def test_only_the_critic_learns_while_it_warms_up(whole: Run):
         assert not torch.equal(trained[1][name], weight)
 
 
-def test_a_run_killed_and_resumed_equals_one_that_was_not(whole: Run, tmp_path: Path):
-    """The critic dies in the third step, and comes back; then the driver dies in the fourth."""
-    faults = ("critic-1@update:2", "driver@update:3")
-    killed = Run(tmp_path, *PPO, *QUICK, faults=faults)
-    assert killed.wait(400) == -signal.SIGKILL, killed.output
-    assert "critic worker" in killed.output and "Restarting" in killed.output
-    killed.kill_all()
-    resumed = finished(Run(tmp_path, *PPO, *QUICK))
+def test_a_run_whose_critic_died_equals_one_whose_did_not(whole: Run, tmp_path: Path):
+    """The critic dies in the third step: new ranks of each role start from the last checkpoint."""
+    run = finished(Run(tmp_path, *PPO, *QUICK, faults=("critic-1@update:2",)))
     try:
-        assert "resuming after step 2" in resumed.output
-        assert resumed.metrics == whole.metrics
-        assert states(resumed) == states(whole)
+        assert "critic worker" in run.output and "Restarting" in run.output
+        assert "resuming after step 2" in run.output
+        assert run.metrics == whole.metrics
+        assert states(run) == states(whole)
     finally:
-        resumed.kill_all()
+        run.kill_all()

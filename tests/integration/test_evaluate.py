@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ def wait_for_problems(process: subprocess.Popen[str], output: Path, count: int) 
 def stop_by_ctrl_c(output: Path) -> None:
     process = start(output)
     try:
-        wait_for_problems(process, output, 1)
+        wait_for_problems(process, output, 2)
         family = psutil.Process(process.pid).children(recursive=True)
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=30)
@@ -61,22 +60,6 @@ def stop_by_ctrl_c(output: Path) -> None:
     assert alive == []
 
 
-def kill(output: Path, num_before: int) -> None:
-    """As when the machine goes down, with the last line half written."""
-    process = start(output)
-    try:
-        wait_for_problems(process, output, num_before + 2)
-        driver = psutil.Process(process.pid)
-        for victim in [driver, *driver.children(recursive=True)]:
-            with suppress(psutil.NoSuchProcess):
-                victim.kill()
-        process.communicate()
-    finally:
-        process.kill()
-    journal = output / "journal.jsonl"
-    journal.write_bytes(journal.read_bytes()[:-40])
-
-
 def num_problems(output: Path) -> int:
     """Whole lines of the journal, without that of the configuration."""
     return (output / "journal.jsonl").read_bytes().count(b"\n") - 1
@@ -86,19 +69,19 @@ def responses(file: Path) -> dict[tuple[str, int], Any]:
     return {(row["prompt_id"], row["index"]): row["response"] for row in read_rollouts(file)}
 
 
-def test_stopped_and_killed_it_ends_with_the_numbers_of_the_trainers_evaluation(tmp_path: Path):
+def test_stopped_and_torn_it_ends_with_the_numbers_of_the_trainers_evaluation(tmp_path: Path):
     stop_by_ctrl_c(tmp_path)
+    journal = tmp_path / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-40])  # as when the machine goes down in mid-write
     num_stopped = num_problems(tmp_path)
-    kill(tmp_path, num_stopped)
-    num_killed = num_problems(tmp_path)
-    assert 0 < num_stopped < num_killed < NUM_PROBLEMS
+    assert 0 < num_stopped < NUM_PROBLEMS
     assert not (tmp_path / "results.json").exists()
 
     process = start(tmp_path)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    assert f"going on after {num_killed} of {NUM_PROBLEMS} problems" in output
-    assert not (tmp_path / "journal.jsonl").exists()
+    assert f"going on after {num_stopped} of {NUM_PROBLEMS} problems" in output
+    assert not journal.exists()
 
     trainer = undisturbed()
     found = json.loads((tmp_path / "results.json").read_text())["sets"]["arithmetic"]

@@ -66,9 +66,9 @@ def test_a_signal_during_the_warm_start(tmp_path: Path, started: list[Run], numb
 
 
 def test_a_hung_engine_ends_the_run_with_a_message(tmp_path: Path, started: list[Run]):
-    run = Run(tmp_path, *ENDLESS, "cluster.step_timeout_s=20", faults=("stop:engine-0@rollout:1",))
+    run = Run(tmp_path, *ENDLESS, "cluster.step_timeout_s=10", faults=("stop:engine-0@rollout:1",))
     started.append(run)
     assert run.wait() == 1, run.output
-    assert "for 20 s (cluster.step_timeout_s)" in run.output
+    assert "for 10 s (cluster.step_timeout_s)" in run.output
     assert "Traceback" not in run.output
     assert run.orphans() == []

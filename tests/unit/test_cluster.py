@@ -9,6 +9,12 @@ from archer.errors import ConfigError
 from archer.runtime.cluster import Placement, start_ray
 
 
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The integration tests before these keep a Ray, which would be joined."""
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+
+
 @pytest.mark.parametrize(("cpus", "threads"), [(0.1, "1"), (1.0, "1"), (3.5, "3"), (8, "8")])
 def test_a_cpu_worker_computes_on_the_cpus_it_reserves(cpus: float, threads: str):
     placement = Placement(ClusterConfig(cpus_per_worker=cpus))

@@ -411,6 +411,8 @@ def test_a_sandbox_that_nothing_needs_does_not_fail(monkeypatch):
 
 def test_a_ray_that_is_not_there(here, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    # The integration tests before this one keep a Ray, which would be joined.
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
     status, output, _ = here("ray", "cluster.address=127.0.0.1:1", "--json")
     assert status == 1
     assert "'127.0.0.1:1': expected a Ray cluster that can be joined" in lines(output, "ray")[0][1]
