@@ -154,14 +154,18 @@ def _render(argv: Sequence[str]) -> tuple[str | None, str, str]:
     settings = validate(JobConfig, _parsed(own))
     overrides = [word for word in words if word not in own]
     job = plan_job(overrides, settings.launch)
-    note = _length(job) if target == "slurm" and job.hours is not None else ""
+    note = _length(job) if target == "slurm" else ""
     return settings.output, render(target, job), note
 
 
 def _length(job: Job) -> str:
+    if job.hours is None:
+        return ""
+    digits = 1 if job.hours < 10 else 0
     return (
-        f"By the plan the run takes {job.hours:.0f} hours on H800 GPUs; the paper's took twice "
-        f"that (docs/plan.md). The job has launch.time={job.launch.time}, and begins again when "
+        f"By the plan the run takes {job.hours:.{digits}f} hours on H800 GPUs; the paper's runs "
+        "took over twice their estimate (docs/plan.md). "
+        f"The job has launch.time={job.launch.time}, and begins again when "
         f"that is up, at most {_restarts('slurm', job.launch)} times (launch.restarts)."
     )
 

@@ -4,7 +4,10 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -94,29 +97,107 @@ def test_a_prefix_stands_before_every_command_on_a_node(launched):
         before = re.findall(rf"(.*){re.escape(command)}", script)
         assert before, command
         assert all(text.endswith("apptainer exec a.sif ") for text in before)
+    assert "(env -u ROCR_VISIBLE_DEVICES apptainer exec a.sif ray start" in script
     assert "export PATH" not in script
+
+
+def fake(folder, **bodies):
+    """Commands that stand first on the PATH."""
+    for name, body in bodies.items():
+        (folder / name).write_text(body)
+        (folder / name).chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "requests"),
+    [
+        (signal.SIGUSR1, 143, "requeue 7\n"),
+        (signal.SIGUSR1, 1, ""),  # it failed: nothing is saved to go on from
+        (signal.SIGTERM, 143, ""),  # somebody stopped it
+    ],
+)
+def test_only_a_run_that_is_saved_at_the_end_of_its_time_queues_again(
+    tmp_path, sent, status, requests
+):
+    (tmp_path / "requests").touch()
+    path = fake(
+        tmp_path,
+        srun="#!/bin/sh\nexport ROCR_VISIBLE_DEVICES=0\n"
+        'while [ "${1#--}" != "$1" ]; do shift; done\nexec "$@"\n',
+        scontrol='#!/bin/sh\n[ "$1" = show ] && echo here || echo "$@" >> requests\n',
+        hostname="#!/bin/sh\necho 127.0.0.1\n",
+        ray='#!/bin/sh\necho "$1 ${ROCR_VISIBLE_DEVICES-unset}" >> ray_calls\n',
+        # Starting takes a moment, in which the script sets its traps.
+        python=f"#!/bin/sh\ntrap 'exit {status}' TERM\nsleep 0.3\ntouch started\n"
+        "while :; do sleep 0.1; done\n",
+    )
+    # With a prefix the fakes stay first on the PATH.
+    script = render("slurm", plan_job((), LaunchConfig(prefix="env")))
+    script = re.sub("^cd .*$", f"cd {shlex.quote(str(tmp_path))}", script, flags=re.MULTILINE)
+    environment = {"PATH": path, "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "here"}
+    job = subprocess.Popen(["bash", "-c", script], env=environment)
+    try:
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "started").exists():
+            assert job.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        job.send_signal(sent)
+        assert job.wait(timeout=30) == status
+    finally:
+        job.terminate()
+    assert (tmp_path / "requests").read_text() == requests
+    ray_calls = set((tmp_path / "ray_calls").read_text().splitlines())
+    assert ray_calls == {"start unset", "health-check unset"}
+
+
+def command_of_the_head(manifest):
+    """As the head's environment has it, which Kubernetes has gone through."""
+    (container,) = pods(yaml.safe_load(manifest))[0]["containers"]
+    (value,) = (each["value"] for each in container["env"] if each["name"] == "ARCHER_COMMAND")
+    return re.sub(r"\$(\$|\(\w+\))", lambda found: "$" if found[1] == "$" else "taken", value)
 
 
 @pytest.mark.parametrize("target", ["slurm", "kuberay"])
 def test_the_command_is_the_very_training_command(launched, target):
     _, text, _ = launched(target, *RUN)
     if target == "kuberay":
-        text = yaml.safe_load(text)["spec"]["entrypoint"]
+        text = command_of_the_head(text)
     command = next(line for line in text.splitlines() if "archer.main" in line)
     words = shlex.split(command)
     assert words[words.index("archer.main") + 1 :][: len(RUN)] == list(RUN)
 
 
 def test_the_words_of_a_run_reach_it_through_the_shell(tmp_path):
-    fake = tmp_path / "python"
-    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    fake.chmod(0o755)
+    path = fake(tmp_path, python='#!/bin/sh\nprintf "%s\\n" "$@"\n')
     job = plan_job(RUN, LaunchConfig())
-    path = f"{tmp_path}:{os.environ['PATH']}"
     said = subprocess.run(
         ["bash", "-c", job.command], env={"PATH": path}, capture_output=True, text=True, check=True
     )
     assert said.stdout.splitlines() == ["-u", "-m", "archer.main", *RUN]
+
+
+def test_the_words_of_a_run_reach_the_head_through_kuberay_and_ray(tmp_path, launched):
+    run = (*RUN[:-1], """data.prompt_template='a {problem} "b" `c` ${seed} $(HOME) && $d'""")
+    _, manifest, _ = launched("kuberay", *run)
+    command = command_of_the_head(manifest).replace("cd /opt/archer", f"cd {tmp_path}")
+    # What ray job submit does: it joins its words, and the head runs the text in a shell.
+    ray = f"""#!{sys.executable}
+import os, subprocess, sys
+text = subprocess.list2cmdline(sys.argv[sys.argv.index("--") + 1 :])
+head = os.environ | {{"ARCHER_COMMAND": {command!r}, "PLACE": "head"}}
+sys.exit(subprocess.run(text, shell=True, env=head).returncode)
+"""
+    python = '#!/bin/sh\nprintf "%s\\n" "$PLACE" "$PWD" "$@"\n'
+    path = fake(tmp_path, ray=ray, python=python)
+    entrypoint = yaml.safe_load(manifest)["spec"]["entrypoint"]
+    # What KubeRay has the submitter's pod do.
+    said = subprocess.run(
+        ["bash", "-ce", f"if true; then ray job submit -- {entrypoint} ; fi"],
+        env={"PATH": path, "PLACE": "submitter"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    words = ["-u", "-m", "archer.main", *run]
+    assert said.stdout.splitlines() == ["head", str(tmp_path), *words]
 
 
 POD = {
@@ -309,8 +390,7 @@ def test_the_folders_of_a_pod_are_those_of_the_image(launched):
     for mount in pod["containers"][0]["volumeMounts"]:
         if mount["name"] == "archer":
             assert mount["mountPath"] in image
-    entrypoint = yaml.safe_load(text)["spec"]["entrypoint"]
-    folder = re.match(r"cd (\S+) && exec python", entrypoint)
+    folder = re.match(r"cd (\S+) && exec python", command_of_the_head(text))
     assert folder and f"WORKDIR {folder[1]}\n" in image
 
 
@@ -336,6 +416,8 @@ def test_the_length_of_the_run_is_told_beside_the_time_of_the_job(launched):
     hours = re.search(r"takes (\d+) hours", note)
     assert hours and 30 < int(hours[1]) < 120  # docs/plan.md: 780 H800 hours on 16 GPUs
     assert "launch.time=90" in note and directives(script)["time"] == "90"
+    short = launched("slurm", "experiment=archer_math_1.5b", "trainer.num_steps=2")[2]
+    assert re.search(r"takes \d\.\d hours", short)
     unknown = ("cluster=1x8", "model.path=/on/the/nodes", "model.warm_start=null")
     assert launched("slurm", *unknown)[0::2] == (0, "")  # no guess
     assert launched("slurm")[2] == ""
@@ -408,5 +490,5 @@ def test_both_targets_describe_the_same_job():
     assert (job.nodes, job.gpus) == (2, 8)
     script, manifest = render("slurm", job), render("kuberay", job)
     assert job.command in script
-    assert job.command in yaml.safe_load(manifest)["spec"]["entrypoint"]
+    assert job.command in command_of_the_head(manifest)
     assert job.name in script and job.name in manifest
