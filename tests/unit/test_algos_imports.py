@@ -47,7 +47,8 @@ def test_objectives_import_where_ray_vllm_and_deepspeed_are_absent():
 def test_objectives_are_checked_where_ray_vllm_and_deepspeed_are_absent():
     run_without(
         "sys.argv = ['check_objective', 'archer']\n"
-        "from archer.check_objective import CHECKS, load_subject\n"
+        "from archer.check_objective import load_subject\n"
+        "from archer.objective_checks.checks import CHECKS\n"
         "assert CHECKS[0].run(load_subject(['archer'])).has_passed"
     )
 

@@ -18,8 +18,10 @@ from archer import check_objective
 from archer.algos import LossOutput, Need, Objective, ObjectiveConfig, TokenInputs
 from archer.algos.clipping import MAX_LOG_RATIO, importance_ratio
 from archer.algos.masks import mean_over, row_ids, sanitise
-from archer.check_objective import Subject, run_checks
 from archer.errors import ConfigError
+from archer.objective_checks.bigram import random_policy
+from archer.objective_checks.checks import CHECKS, check_gradient, run_checks
+from archer.objective_checks.subject import Subject
 
 ROOT = Path(__file__).parents[2]
 
@@ -119,7 +121,7 @@ def over_selected(tokens: TokenInputs) -> torch.Tensor:
 )
 def test_a_right_objective_passes_every_check(candidate):
     findings = run_checks(candidate)
-    assert list(findings) == [check.name for check in check_objective.CHECKS]
+    assert list(findings) == [check.name for check in CHECKS]
     assert {name: f.figure for name, f in findings.items() if not f.has_passed} == {}
 
 
@@ -258,7 +260,7 @@ def test_one_mistake_fails_one_check(check, candidate):
 
 
 def test_a_bonus_of_the_entropy_is_told_that_training_detaches_it():
-    finding = check_objective.check_gradient(subject(entropy_bonus))
+    finding = check_gradient(subject(entropy_bonus))
     assert finding == (False, "the entropy carries no gradient in training")
 
 
@@ -316,9 +318,9 @@ def test_a_kink_under_the_batch_is_counted_and_left_out():
         return weighted(tokens) + 10 * (distance * tokens.loss_weights).sum()
 
     candidate = subject(kinked)
-    policy = check_objective.random_policy().detach().double()
+    policy = random_policy().detach().double()
     FIRST = candidate.tokens(candidate.prepare(candidate.batch()), policy).logprobs[0].item()
-    finding = check_objective.check_gradient(candidate)
+    finding = check_gradient(candidate)
     assert finding.has_passed
     assert "at a kink" in finding.figure
 
@@ -370,8 +372,8 @@ def test_failures_are_told_below_the_table_and_checks_not_run_are_no_failures():
     console.print(check_objective.report(run_checks(subject(two_not_declared))))
     lines = console.export_text().splitlines()
     assert lines[-1] == "needs: undeclared: old_entropy, ref_logprobs"
-    rows = {line.split()[0]: line.split()[1] for line in lines[1 : 1 + len(check_objective.CHECKS)]}
-    expected = {check.name: "-" for check in check_objective.CHECKS}
+    rows = {line.split()[0]: line.split()[1] for line in lines[1 : 1 + len(CHECKS)]}
+    expected = {check.name: "-" for check in CHECKS}
     assert rows == expected | {"runs": "ok", "needs": "FAIL"}
 
 

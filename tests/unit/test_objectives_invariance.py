@@ -12,13 +12,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from archer.algos import AGGREGATIONS, OBJECTIVES, ObjectiveConfig
-from archer.check_objective import (
-    TOLERANCE,
-    Subject,
-    difference,
-    run_checks,
-)
 from archer.objective_checks.bigram import random_batch, random_policy
+from archer.objective_checks.checks import TOLERANCE, run_checks
+from archer.objective_checks.subject import Subject, difference
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
