@@ -91,7 +91,11 @@ def column_names(file: DataFile) -> list[str] | None:
 
 
 def _open(file: DataFile) -> IO[bytes]:
-    return gzip.open(file.path) if file.path.suffix == ".gz" else open(file.path, "rb")  # type: ignore[return-value]
+    try:
+        return gzip.open(file.path) if file.path.suffix == ".gz" else open(file.path, "rb")  # type: ignore[return-value]
+    except OSError as error:
+        mend = f"{error.strerror}. Check its permissions."
+        file.refuse("a file that can be read", mend, error)
 
 
 def _begins_with_bracket(file: DataFile) -> bool:

@@ -10,7 +10,7 @@ from typing import IO
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from archer.data.files import DataFile
+from archer.data.files import DataFile, read_records
 from archer.data.recipe import row_record
 from archer.data.rows import Row
 from archer.errors import ConfigError
@@ -46,7 +46,7 @@ def read_pass_rates(path: Path) -> dict[str, float | None]:
     """Problem id to the share of its judged samples that are right; None where none was judged.
 
     Raises:
-        ConfigError: the file is missing, empty or torn, or names a problem twice.
+        ConfigError: the file is missing, unreadable, empty or torn, or names a problem twice.
     """
     file = DataFile(path, KEY)
     if not path.is_file():
@@ -54,20 +54,19 @@ def read_pass_rates(path: Path) -> dict[str, float | None]:
             "a table of problems", "There is no such file: archer.evaluate writes problems_*.jsonl."
         )
     rates: dict[str, float | None] = {}
-    with open(path, "rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                found = SolveRate.model_validate_json(line)
-            except ValidationError as error:
-                first = error.errors()[0]
-                what = ".".join(map(str, first["loc"])) or "it"
-                mend = f"Line {number}: {what}: {first['msg']}. Mend or delete that line."
-                file.refuse("lines with id, num_samples and num_correct", mend, error)
-            if str(found.id) in rates:
-                mend = f"Line {number} has {found.id!r} again. Is it of several evaluations?"
-                file.refuse("each problem once", mend)
-            judged = found.num_judged
-            rates[str(found.id)] = found.num_correct / judged if judged else None
+    for number, record in read_records(file):
+        try:
+            found = SolveRate.model_validate(record)
+        except ValidationError as error:
+            first = error.errors()[0]
+            what = ".".join(map(str, first["loc"])) or "it"
+            mend = f"Line {number}: {what}: {first['msg']}. Mend or delete that line."
+            file.refuse("lines with id, num_samples and num_correct", mend, error)
+        if str(found.id) in rates:
+            mend = f"Line {number} has {found.id!r} again. Is it of several evaluations?"
+            file.refuse("each problem once", mend)
+        judged = found.num_judged
+        rates[str(found.id)] = found.num_correct / judged if judged else None
     if not rates:
         file.refuse("at least one problem", "The file is empty. Did the evaluation end?")
     return rates

@@ -213,9 +213,9 @@ class _Preparation:
         began, done = time.monotonic(), 0
         self.console.stage(f"preparing {self.name}")
 
-        def progress(count: int) -> None:
+        def progress() -> None:
             nonlocal done
-            done += count
+            done += 1
             if done % 1000 == 0:
                 rate = done / (time.monotonic() - began)
                 text = f"preparing {self.name} {done:,}{total}, {rate:,.0f}/s"

@@ -34,8 +34,8 @@ TOLERANCES = {"train": 0.01, "eval": 0.0}
 """By the role of a set, the share by which the number of records or rows may differ from what its
 recipe expects. Figures of another benchmark cannot be compared."""
 
-Progress = Callable[[int], None]
-"""Hears about every record read; the argument is how many more there are."""
+Progress = Callable[[], None]
+"""Hears about every record read."""
 
 
 @dataclass
@@ -142,7 +142,7 @@ def _problems(
     for file in fetched.files:
         for number, record in read_records(file, columns):
             count.records += 1
-            progress(1)
+            progress()
             if not meets_all(file, number, record, config.where):
                 count.dropped["not wanted (where)"] += 1
                 continue

@@ -8,7 +8,13 @@ import zlib
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
+from archer.data.files import DataFile, read_records
+from archer.data.shapes import SHAPES
+from archer.errors import ConfigError
+
+KEY = "data.sets.x.sources.main"
 CONTAINERS = ("jsonl", "json", "parquet", "jsonl.gz", "json.gz")
 
 
@@ -24,6 +30,30 @@ def write_records(path, records):
     data = content.encode()
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
     return path
+
+
+def rows_of(path, shape):
+    """What a preparation reads: only the columns that the shape names."""
+    file = DataFile(path, KEY)
+    return [
+        SHAPES[shape](file, n, record) for n, record in read_records(file, SHAPES[shape].columns)
+    ]
+
+
+def row_of(tmp_path, shape, record):
+    (row,) = rows_of(write_records(tmp_path / "a.jsonl", [record]), shape)
+    return row
+
+
+def refusal_of(tmp_path, shape, record):
+    """The message about a second row that is broken; it names its place."""
+    path = write_records(tmp_path / "a.jsonl", [record])
+    with pytest.raises(ConfigError) as caught:
+        rows_of(path, shape)
+    assert caught.value.key == KEY
+    message = str(caught.value)
+    assert str(path) in message and "Row 1" in message
+    return message
 
 
 def packed(value, protocol=4):

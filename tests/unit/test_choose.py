@@ -1,5 +1,6 @@
 """``archer.choose``: training rows by how often a model solves them."""
 
+import errno
 import io
 import json
 
@@ -13,6 +14,7 @@ from rich.console import Console as RichConsole
 from archer.choose import choose, load_choose_config
 from archer.config import CONF
 from archer.console import Console
+from archer.data import files
 from archer.data.pass_rates import choose_rows, read_pass_rates
 from archer.data.rows import read_rows
 from archer.errors import ConfigError
@@ -138,6 +140,23 @@ def test_what_cannot_be_chosen_from_or_written_is_refused(tmp_path, rows):
         run(data={"name": "jsonl", "train": str(rows)}, **keys)
     with pytest.raises(ConfigError, match="lower end first"):
         run(data={"name": "jsonl", "train": str(rows)}, keep=[0.9, 0.1], **keys)
+
+
+@pytest.mark.parametrize("key", ["data.train", "pass_rates"])
+def test_a_file_that_may_not_be_read_is_refused_by_its_own_key(tmp_path, monkeypatch, rows, key):
+    table = write_rates(tmp_path / "t.jsonl", ("s-1", 2, 1))
+    locked = {"data.train": rows, "pass_rates": table}[key]
+
+    def open_unlocked(path, *args):
+        if path == locked:  # modes of files say nothing to root
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return open(path, *args)
+
+    monkeypatch.setattr(files, "open", open_unlocked, raising=False)
+    data, output = {"name": "jsonl", "train": str(rows)}, str(tmp_path / "chosen.jsonl")
+    with pytest.raises(ConfigError, match="Permission denied") as error:
+        run(data=data, pass_rates=str(table), output=output)
+    assert (error.value.key, error.value.value) == (key, str(locked))
 
 
 def test_the_command_composes():

@@ -110,6 +110,7 @@ def test_overlaps_that_are_kept_are_counted_and_shown(tmp_path):
     made = Prepared(tmp_path, sets)
     counts = made.reports["new"].sources["s"].counts
     assert (counts.kept, counts.dropped, counts.marked) == (4, {}, {"in old": 2})
+    assert [row.extra["id"] for row in made.rows("new")] == ["s-1", "s-2", "s-3", "s-4"]
     page = made.page("new")
     assert "| ... though in old | 2 |" in page and "## in old: 2 of 2" in page
 

@@ -8,11 +8,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 import archer.evaluate  # noqa: F401  its defaults are what conf/evaluate.yaml begins with
-from archer.config.keys import EvaluateConfig, TrainConfig, load_config, load_evaluate_config
+from archer.config.keys import TrainConfig, load_config
 from archer.data.config import SourceConfig
-from archer.data.fetch import fetch
 from archer.data.shapes import SHAPES
 from archer.errors import ConfigError
+from archer.evaluation.config import EvaluateConfig, load_evaluate_config
 from archer.rewards import resolve_reward
 
 ROOT = Path(__file__).parents[2]
@@ -234,14 +234,6 @@ def test_the_shape_of_a_model_makes_its_number_of_parameters(model: str, paramet
     layer = attention + 3 * hidden * shape.intermediate_size + 2 * hidden
     embeddings = shape.vocab_size * hidden * (1 if shape.tie_embeddings else 2)
     assert shape.num_layers * layer + hidden + embeddings == parameters
-
-
-def test_a_star_stands_for_the_parts_of_a_set_in_their_order(tmp_path: Path):
-    for name in ("train-1.jsonl", "train-0.jsonl", "test-0.jsonl"):
-        (tmp_path / name).touch()
-    source = SourceConfig(folder=str(tmp_path), files=["train-*.jsonl"])
-    found = fetch("data.sets.a.sources.b", source)
-    assert [file.path.name for file in found.files] == ["train-0.jsonl", "train-1.jsonl"]
 
 
 @pytest.mark.parametrize("group", ["algo", "data", "experiment"])

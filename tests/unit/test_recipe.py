@@ -60,16 +60,6 @@ def test_an_empty_list_switches_that_off(tmp_path):
     assert made.prompts("mine") == [LEAKED]
 
 
-def test_overlaps_may_be_kept_and_are_reported_all_the_same(tmp_path):
-    keep = {"overlaps": "keep"}
-    made = Sets(tmp_path, mine=("train", [OWN, LEAKED], keep), bench=("eval", [LEAKED], {}))
-    report = made.prepare()["mine"]
-    assert made.prompts("mine") == [OWN, LEAKED]
-    counts = report.sources["s"].counts
-    assert (counts.dropped, counts.marked) == ({}, {"in bench": 1})
-    assert [example.row for example in report.examples["in bench"]] == ["s-2"]
-
-
 @pytest.mark.parametrize("key", ["expected_records", "expected_rows"])
 def test_a_benchmark_has_exactly_as_many_as_expected_and_a_training_set_nearly(tmp_path, key):
     problems = [f"What is {number} + 1?" for number in range(199)]
