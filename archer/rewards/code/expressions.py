@@ -382,8 +382,6 @@ FUNCTIONS: dict[str, Any] = {
 """What an expression may name, apart from the values it is about."""
 IMPORTED = ("Counter", "approx", "isclose")
 """Those that a script has to import; without that, the name is the program's."""
-DECIDING = ("all", "any", "bool", "isinstance", "type", "assertion", "is_same_list", "is_same_tree")
-"""Those that must never be left to the sandbox: there a program could replace them."""
 _OF_SETS = frozenset(
     {"issuperset", "issubset", "isdisjoint", "union", "intersection", "difference"}
     | {"symmetric_difference", "copy"}

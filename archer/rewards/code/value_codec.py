@@ -1,8 +1,8 @@
 """Python values as JSON and back, with the types that JSON lacks: what assertions are about.
 
-``encode`` runs in the sandbox, inside of the tested program's process. Its text is sent there, so
-it stands alone. Whatever it returns is data to ``decode``: a program that forges it says no more
-than one that returns such a value.
+``encode`` runs in the sandbox, inside of the tested program's process. Its text is sent there
+with ``MAX_DEPTH``, so it uses nothing else from here. Whatever it returns is data to ``decode``: a
+program that forges it says no more than one that returns such a value.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def encode(value, depth=0):
 
     Raises:
         TypeError: it is neither a number, text or container, nor a linked list or tree.
-        ValueError: it is nested more than 200 deep.
+        ValueError: it is nested more than ``MAX_DEPTH`` deep.
     """
-    if depth > 200:
+    if depth > MAX_DEPTH:
         raise ValueError("nested too deep")
 
     def each(values):
@@ -92,7 +92,7 @@ def raised(body):
     return None
 
 
-_SOURCE = inspect.getsource(encode) + inspect.getsource(raised)
+_SOURCE = f"MAX_DEPTH = {MAX_DEPTH}\n{inspect.getsource(encode)}{inspect.getsource(raised)}"
 ENCODER = f"_archer = {{}}\n__import__('builtins').exec({_SOURCE!r}, _archer)"
 """Statements that define both where the program runs, whatever names that has taken."""
 
