@@ -24,10 +24,9 @@ from rich.console import Console as RichConsole
 
 from archer.config import CONF
 from archer.config.command_line import given_keys, run_hydra, run_or_explain
-from archer.config.keys import EvaluateConfig, load_evaluate_config
-from archer.config.schema import store_defaults
 from archer.console import Console, format_duration
 from archer.errors import ConfigError, RunError
+from archer.evaluation.config import EvaluateConfig, load_evaluate_config
 from archer.evaluation.journal import Journal
 from archer.evaluation.measures import Verdict, problem_row
 from archer.evaluation.min_knn import check_probe, run_probe
@@ -53,8 +52,6 @@ if TYPE_CHECKING:
 
 RESULTS_FILE = "results.json"
 TABLE_FILE = "results.md"
-
-store_defaults("evaluate_base", EvaluateConfig)
 
 
 def evaluate_model(config: EvaluateConfig) -> dict[str, SetResult]:
@@ -95,7 +92,9 @@ def _check_output(config: EvaluateConfig) -> None:
             "output",
             str(folder),
             f"a folder without {RESULTS_FILE}",
-            "It holds another evaluation: choose another output=FOLDER, or delete that one.",
+            "It holds a finished evaluation: choose another output=FOLDER, or delete that one. To "
+            "probe its samples, with nothing sampled anew, choose another output=FOLDER and set "
+            f"probe.samples.NAME={folder}/samples_NAME.jsonl.gz for each set NAME.",
         )
     check_writable("output", str(folder), folder)
 
@@ -120,25 +119,25 @@ def _sample_missing(
         return
 
     from archer.collector import SampleStream
-    from archer.runtime import cluster as launch
+    from archer.runtime import cluster as ray_cluster
 
     cluster = config.cluster
     try:
         console.stage(f"starting {cluster.rollout_replicas} vLLM engine(s)")
-        launch.start_ray(cluster)
+        ray_cluster.start_ray(cluster)
         stop.install()
-        rewards = launch.start_rewards(config)
-        rollouts = launch.start_rollouts(config, inputs, launch.Placement(cluster))
+        rewards = ray_cluster.start_rewards(config)
+        rollouts = ray_cluster.start_rollouts(config, inputs, ray_cluster.Placement(cluster))
         ready = {
             f"{pool.name} {i}": actor.ready.remote()
             for pool in (rollouts, rewards)
             for i, actor in enumerate(pool.actors)
         }
-        launch.wait_until_ready(list(ready.values()), cluster.start_timeout_s, list(ready))
+        ray_cluster.wait_until_ready(list(ready.values()), cluster.start_timeout_s, list(ready))
         stream = SampleStream(rollouts, rewards, inputs.tokenizer, cluster.step_timeout_s)
         sample_problems(config, missing, stream, journal, console)
     finally:
-        launch.stop_ray()
+        ray_cluster.stop_ray()
 
 
 def sample_problems(

@@ -13,11 +13,12 @@ from itertools import islice
 from pathlib import Path
 
 from archer.config.checks import check_lora_targets, check_window
-from archer.config.keys import CommonConfig, EvaluateConfig, RewardConfig, TrainConfig
+from archer.config.keys import CommonConfig, RewardConfig, ShapeConfig, TrainConfig
 from archer.config.schema import suggestion
 from archer.data.prepared import is_prepared, stand_ins, stored_rows
 from archer.data.rows import Row, read_rows
 from archer.errors import ConfigError
+from archer.evaluation.config import EvaluateConfig
 from archer.models.folder import ModelFolder, open_model
 from archer.models.tokenizer import Tokenizer, load_tokenizer
 from archer.planning.memory_plan import check_plan
@@ -50,6 +51,8 @@ class EvalInputs:
     """Longest sequence of the model in tokens; None where it declares no limit."""
     vocab_size: int
     num_parameters: int
+    shape: ShapeConfig | None
+    """Sizes of the model; None of an architecture that they do not describe."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ def check_inputs(config: TrainConfig, model_path: str | Path | None = None) -> I
     _check_sources(config, rows)
     model, tokenizer = _open_model(config, model_path)
     _check_attention(config, model)
-    if model.shape is not None:
+    if model.shape is not None and not config.trainer.dry_run:
         check_plan(config, model.shape)
     prompts = _load_prompts(config, rows, model, tokenizer)
     train = prompts.pop("data.train")
@@ -167,6 +170,7 @@ def _eval_inputs(
         window=model.window,
         vocab_size=model.vocab_size,
         num_parameters=model.num_parameters,
+        shape=model.shape,
     )
 
 

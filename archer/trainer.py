@@ -32,7 +32,7 @@ from archer.metrics import MetricsLog, RolloutLog, StepTimer
 from archer.preflight import Inputs
 from archer.prompts import PromptLoader, describe_prompts
 from archer.rehearsal import Rehearsal
-from archer.runtime import cluster as launch
+from archer.runtime import cluster as ray_cluster
 from archer.runtime.actors import Actors
 from archer.runtime.alerts import Alerts
 from archer.runtime.environment import describe_environment
@@ -209,11 +209,11 @@ class Trainer:
             f"starting {cluster.rollout_replicas} vLLM engine(s), "
             f"{cluster.policy_workers} policy rank(s)"
         )
-        launch.start_ray(cluster)
+        ray_cluster.start_ray(cluster)
         self.stop.install()  # Ray has put its own handlers in place
         self.actors = Actors(self.config, self.inputs, self.algorithm.needs)
         facts = self.actors.wait_until_ready()
-        environment = describe_environment(facts, launch.describe_nodes())
+        environment = describe_environment(facts, ray_cluster.describe_nodes())
         environment["prompts"] = describe_prompts({"train": self.inputs.train} | self.inputs.evals)
         (self.run_dir / "environment.json").write_text(json.dumps(environment, indent=1))
         for line in [*environment["prompts"], *environment["workers"]]:
@@ -306,5 +306,5 @@ class Trainer:
 
     def close(self) -> None:
         """End every process of the run."""
-        launch.stop_ray()
+        ray_cluster.stop_ray()
         self.metrics.close()

@@ -20,7 +20,7 @@ from archer.errors import ConfigError
 from archer.evaluation.statistics import avg_at_k, avg_per_problem, pass_per_problem
 from archer.metrics import METRICS_FILE, ROLLOUTS_FOLDER, read_metrics, read_rollouts
 from archer.report import Lines, eval_keys
-from archer.runtime.run_directory import CONFIG_FILE, MAY_CHANGE, flat
+from archer.runtime.run_directory import CONFIG_FILE, MAY_CHANGE
 
 ENVIRONMENT_FILE = "environment.json"
 NEEDED_KEYS = ("seed", "algo.name", "model.name", "data.name")
@@ -278,13 +278,24 @@ def _read_run(folder: Path) -> Run:
 
 def _read_config(file: Path) -> dict[str, Any]:
     try:
-        config = dict(flat(yaml.safe_load(file.read_text(encoding="utf-8"))))
+        config = dict(_flat(yaml.safe_load(file.read_text(encoding="utf-8"))))
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:
         raise _unreadable(file, "a readable config", error) from error
     missing = [key for key in NEEDED_KEYS if key not in config]
     if missing:
         raise _unreadable(file, "the config of a run", f"It has no {', '.join(missing)}")
     return config
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Dotted keys and leaf values of nested settings."""
+    pairs = []
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            pairs += _flat(value, f"{prefix}{name}.")
+        else:
+            pairs.append((prefix + name, value))
+    return pairs
 
 
 def _read_facts(file: Path) -> dict[str, Any]:

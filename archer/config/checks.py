@@ -14,11 +14,11 @@ if TYPE_CHECKING:
         AlgoConfig,
         ClusterConfig,
         CommonConfig,
-        EvaluateConfig,
         LoraConfig,
         ShapingConfig,
         TrainConfig,
     )
+    from archer.evaluation.config import EvaluateConfig
 
 
 def check_training(config: TrainConfig) -> None:

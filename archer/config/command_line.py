@@ -61,7 +61,8 @@ def check_overrides(argv: list[str], conf_dir: Path, config: type[BaseModel] = T
         return
     data = [o.get_value_string() for o in overrides if o.key_or_group == "data" and _changes(o)]
     if len(data) > 1:  # Hydra would take the last
-        mend = f"Choose one, or write data={','.join(data)} for all of them."
+        presets = ",".join(value.strip("[]") for value in data)
+        mend = f"Choose one, or write data={presets} for all of them."
         raise ConfigError("data", " and ".join(data), "to be given once", mend)
     groups = _group_options(_folders(args, conf_dir))
     if not issubclass(config, TrainConfig):  # fewer sections, and no experiments

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hydra import compose, initialize_config_dir
 
 from archer.config import CONF
-from archer.config.command_line import check_overrides
+from archer.config.command_line import check_overrides, data_lists, model_paths
 from archer.config.keys import TrainConfig, load_config
 
 
@@ -17,6 +17,7 @@ def compose_training(overrides: Sequence[str]) -> TrainConfig:
     Raises:
         ConfigError: an override or a value that the training command refuses.
     """
-    check_overrides(list(overrides), CONF, TrainConfig)
+    words = model_paths(data_lists(list(overrides)), CONF)
+    check_overrides(words, CONF, TrainConfig)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return load_config(compose("config", list(overrides)))
+        return load_config(compose("config", words))

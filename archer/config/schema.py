@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import json
+import re
+import shlex
+from collections.abc import Mapping
 from itertools import islice
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
@@ -186,3 +190,25 @@ def suggestion(word: str, known: list[str] | tuple[str, ...]) -> str:
     """`` Did you mean 'x'?`` or nothing."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+_PLAIN = re.compile(r"(?!(null|true|false)$)[A-Za-z/~][\w./-]*")
+"""Texts that Hydra takes as they are."""
+
+
+def override(key: str, value: Any) -> str:
+    """``key=value`` as a command line takes it, quoted for the shell where it has to be."""
+    return shlex.quote(f"{key}={_written(value)}")
+
+
+def _written(value: Any) -> str:
+    """A value in Hydra's grammar."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_written(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_written, value)) + "]"
+    if isinstance(value, str) and not _PLAIN.fullmatch(value):
+        return '"' + value.replace('"', r"\"") + '"'
+    return str(value)

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
 
-from archer.config.keys import EvaluateConfig
-from archer.config.schema import validate
+from archer.config.schema import override, validate
 from archer.errors import ConfigError, RunError
-from archer.runtime.run_directory import flat
+from archer.evaluation.config import EvaluateConfig
+from archer.runtime.run_directory import differences
 from archer.types import Prompt
 
 JOURNAL_FILE = "journal.jsonl"
@@ -158,14 +158,14 @@ class Journal:
             mend = f"{error} Choose another output=FOLDER, or delete that file."
             expected = "the journal of this version of archer"
             raise ConfigError("output", str(self._path), expected, mend) from error
-        old, new = (dict(flat(c.model_dump(mode="json"))) for c in (before, config))
-        for key in old | new:
-            if old.get(key) != new.get(key) and _decides(key):
+        began, now = (c.model_dump(mode="json") for c in (before, config))
+        for key, old, new in differences(began, now):
+            if _decides(key):
                 raise ConfigError(
                     key,
-                    new.get(key),
-                    f"{old.get(key)!r}, with which the evaluation in {self._folder} began",
-                    f"To go on with that one set {key}={old.get(key)}; for a new one choose "
+                    new,
+                    f"{old!r}, with which the evaluation in {self._folder} began",
+                    f"To go on with that one set {override(key, old)}; for a new one choose "
                     f"another output=FOLDER, or delete {self._path}.",
                 )
 

@@ -25,9 +25,9 @@ from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 from rich.table import Table
 
-from archer.config.keys import EvaluateConfig, ProbeConfig
 from archer.console import Console
 from archer.errors import ConfigError
+from archer.evaluation.config import EvaluateConfig, ProbeConfig
 from archer.evaluation.results import Score, or_null
 from archer.evaluation.statistics import (
     bootstrap_interval,

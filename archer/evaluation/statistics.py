@@ -74,11 +74,6 @@ def majority_per_problem(
     return np.array([_majority(*problem) for problem in zip(correct, answers, strict=True)])
 
 
-def maj_at_n(correct: np.ndarray, answers: Sequence[Sequence[str | None]]) -> float:
-    """Mean over problems of ``majority_per_problem``. NaN if nothing is valid."""
-    return mean_over_problems(majority_per_problem(correct, answers))
-
-
 def mean_over_problems(per_problem: np.ndarray) -> float:
     """Of those that are not NaN; NaN if all are."""
     values = per_problem[~np.isnan(per_problem)]

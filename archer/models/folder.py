@@ -156,9 +156,10 @@ def _weight_files(path: str, folder: Path) -> list[Path]:
             return [folder / shard for shard in shards]
         if (folder / name).is_file():
             return [folder / name]
-    _refuse(
-        path, "a model folder with weights", f"It has neither {' nor '.join(WEIGHTS)}. Add them."
+    mend = (
+        "Add them; of a hub model only safetensors are fetched: give the folder of `hf download`."
     )
+    _refuse(path, "a model folder with weights", f"It has neither {' nor '.join(WEIGHTS)}. {mend}")
 
 
 def _read_weights(path: str, files: Iterable[Path]) -> tuple[int, frozenset[str]]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from archer.config.keys import TrainConfig
+from archer.config.keys import ShapeConfig, TrainConfig
 from archer.planning.memory_model import GIB
-from archer.planning.memory_plan import limits_here, make_plan
-from archer.planning.shape import model_shape
+from archer.planning.memory_plan import check_plan, limits_here, make_plan
 from archer.preflight import Inputs, not_here
 from archer.prompts import PromptLoader, describe_prompts
 from archer.runtime.machine import zero_roles
@@ -35,7 +34,7 @@ def describe_run(config: TrainConfig, inputs: Inputs) -> list[str]:
         f"length: {trainer.num_steps} steps, {trainer.num_steps * num_updates:,} optimizer steps, "
         f"{passes:.2f} passes over the prompts",
         f"workers: {_describe_workers(config)}",
-        f"memory: {_describe_memory(config)}",
+        *_describe_memory(config, inputs.shape),
     ]
 
 
@@ -50,14 +49,19 @@ def _describe_workers(config: TrainConfig) -> str:
     return f"{ranks} (ZeRO-{cluster.zero_stage}), {engines}, on {place}"
 
 
-def _describe_memory(config: TrainConfig) -> str:
-    """Where it is tightest, by the plan."""
-    shape = model_shape(config.model)
+def _describe_memory(config: TrainConfig, shape: ShapeConfig | None) -> list[str]:
+    """Where it is tightest, by the plan; refused only if the nodes' own memory is given."""
     if shape is None:
-        return "not known of this architecture"
+        return ["memory: not known of this architecture"]
+    if config.cluster.gpu_memory_gb is not None:
+        check_plan(config, shape)
+        lacking = []
+    else:
+        lacking = not_here(lambda: check_plan(config, shape))
     pool = make_plan(config, shape, limits_here(config.cluster)).tightest
     available = "" if pool.capacity is None else f" of {pool.capacity / GIB:.1f}"
-    return (
-        f"{pool.needed / GIB:.1f}{available} GiB in {pool.name} ({pool.fullest}; most is "
-        f"{pool.limiting}); see python -m archer.plan"
-    )
+    return [
+        f"memory: {pool.needed / GIB:.1f}{available} GiB in {pool.name} ({pool.fullest}; most is "
+        f"{pool.limiting}); see python -m archer.plan",
+        *lacking,
+    ]

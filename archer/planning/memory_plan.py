@@ -16,6 +16,7 @@ import psutil
 
 from archer.config.checks import check_common, check_training
 from archer.config.keys import ClusterConfig, ShapeConfig, TrainConfig
+from archer.config.schema import override
 from archer.errors import ConfigError
 from archer.planning.memory_model import (
     ASLEEP,
@@ -401,9 +402,5 @@ def advice(change: dict[str, Any] | None) -> str:
             "No change that the plan knows fits: use larger GPUs or a smaller model, or lower "
             "sampling.max_response_tokens; see python -m archer.plan."
         )
-    words = " ".join(f"{key}={_as_typed(value)}" for key, value in change.items())
+    words = " ".join(override(key, value) for key, value in change.items())
     return f"By the plan this fits: {words}"
-
-
-def _as_typed(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

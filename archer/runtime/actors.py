@@ -12,7 +12,7 @@ import ray
 from archer.batch import assemble
 from archer.config.keys import TrainConfig
 from archer.preflight import Inputs
-from archer.runtime import cluster as launch
+from archer.runtime import cluster as ray_cluster
 from archer.runtime.machine import zero_roles
 from archer.runtime.turns import Turns
 from archer.types import Batch, UpdateResult
@@ -51,18 +51,18 @@ class Actors:
 
     def __init__(self, config: TrainConfig, inputs: Inputs, needs: frozenset[str]):
         self.config, self.inputs, self.needs = config, inputs, needs
-        self.placement = launch.Placement(config.cluster)
-        self.rewards = launch.start_rewards(config)
+        self.placement = ray_cluster.Placement(config.cluster)
+        self.rewards = ray_cluster.start_rewards(config)
         if config.cluster.layout == "colocated":
             # An engine measures the free memory when it starts: all others must have left by then.
             self._start_zero_groups()
             self._wait({g.name: g.start("ready") for g in self._groups})
             for group in self._groups:
                 group.call("offload")  # each comes back by itself
-            self.rollouts = launch.start_rollouts(config, inputs, self.placement)
+            self.rollouts = ray_cluster.start_rollouts(config, inputs, self.placement)
             self._wait({"rollout": [a.ready.remote() for a in self.rollouts.actors]})
         else:
-            self.rollouts = launch.start_rollouts(config, inputs, self.placement)
+            self.rollouts = ray_cluster.start_rollouts(config, inputs, self.placement)
             self._start_zero_groups()
         self._connect()
         self.turns.training()
@@ -81,7 +81,9 @@ class Actors:
     def _start_zero_groups(self) -> None:
         def start(worker: str, name: str) -> WorkerGroup:
             path = f"archer.workers.{name}.{worker}"
-            return launch.start_zero_group(path, name, self.config, self.inputs, self.placement)
+            return ray_cluster.start_zero_group(
+                path, name, self.config, self.inputs, self.placement
+            )
 
         self.policy = start("PolicyWorker", "policy")
         roles = zero_roles(self.config)
@@ -99,7 +101,7 @@ class Actors:
         self.weight_sync = WeightSync(
             self.policy,
             self.rollouts,
-            backend=launch.transfer_backend(cluster),
+            backend=ray_cluster.transfer_backend(cluster),
             echo_tokens=np.resize(self.inputs.train.prompts[0].tokens, num_echo_tokens),
             dtype=cluster.dtype,
             timeout_s=cluster.sync_timeout_s,
@@ -123,7 +125,7 @@ class Actors:
     def _wait(self, calls: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
         names = [f"{name} {i}" for name, refs in calls.items() for i in range(len(refs))]
         refs = [ref for refs in calls.values() for ref in refs]
-        facts = launch.wait_until_ready(refs, self.config.cluster.start_timeout_s, names)
+        facts = ray_cluster.wait_until_ready(refs, self.config.cluster.start_timeout_s, names)
         return dict(zip(names, facts, strict=True))
 
     def add_columns(self, batch: Batch, with_old: bool) -> Batch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from archer.config.keys import TrainConfig, load_config
+from archer.config.schema import override
 from archer.errors import CheckpointError, ConfigError
 
 CONFIG_FILE = "config.yaml"
@@ -20,7 +21,8 @@ TRACES = (CONFIG_FILE, "metrics.jsonl", "checkpoints")
 MAY_CHANGE = (
     # How long, where, and what is recorded.
     "trainer.num_steps", "run.*", "logger.*", "eval.*", "cluster.address", "cluster.*_timeout_s",
-    "trainer.max_restarts", "trainer.max_skipped_updates", "reward.num_workers", "trainer.dry_run",
+    "trainer.max_restarts", "trainer.max_skipped_updates", "trainer.dry_run",
+    "reward.num_workers", "reward.concurrency",
     # Speed and memory, never the objective: what one mends after running out of memory.
     "trainer.micro_batch_tokens", "model.gradient_checkpointing", "cluster.kv_cache_bytes",
     "cluster.gpu_memory_utilization", "cluster.max_num_seqs", "cluster.cpus_per_worker",
@@ -106,13 +108,24 @@ def check_disk(config: TrainConfig, num_parameters: int) -> None:
         )
 
 
+def differences(
+    recorded: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Dotted keys whose values differ, with both values; a section that only one has is a value."""
+    for name in {**recorded, **now}:
+        key, old, new = prefix + name, recorded.get(name), now.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from differences(old, new, f"{key}.")
+        elif old != new:
+            yield key, old, new
+
+
 def first_difference(recorded: TrainConfig, config: TrainConfig) -> tuple[str, Any, Any] | None:
     """The first key, with both values, that a resumed run must not change."""
-    old, new = (dict(flat(c.model_dump(mode="json"))) for c in (recorded, config))
-    for key in old | new:
-        before, now = old.get(key), new.get(key)
-        if before != now and not any(fnmatch(key, pattern) for pattern in MAY_CHANGE):
-            return key, before, now
+    began, now = (c.model_dump(mode="json") for c in (recorded, config))
+    for key, old, new in differences(began, now):
+        if not any(fnmatch(key, pattern) for pattern in MAY_CHANGE):
+            return key, old, new
     return None
 
 
@@ -135,16 +148,6 @@ def _check_same_run(config: TrainConfig, recorded: Path) -> None:
             key,
             new,
             f"{old!r}, with which the run in {config.run_dir} began",
-            f"To continue that run set {key}={old}; for a new run choose another run.name.",
+            f"To continue that run set {override(key, old)}; for a new run choose another "
+            "run.name.",
         )
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Dotted keys and leaf values of nested settings."""
-    pairs = []
-    for name, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            pairs += flat(value, f"{prefix}{name}.")
-        else:
-            pairs.append((prefix + name, value))
-    return pairs

@@ -6,6 +6,7 @@ import itertools
 import os
 import resource
 from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,9 @@ class ModelWorker:
 
     def ready(self) -> dict[str, Any]:
         """What the log shows as proof of what runs."""
-        import deepspeed
-
         return {
             "pid": os.getpid(),
-            "engine": f"deepspeed {deepspeed.__version__} ZeRO-{self.config.cluster.zero_stage}",
+            "engine": f"deepspeed {version('deepspeed')} ZeRO-{self.config.cluster.zero_stage}",
             "device": str(self.device),
             "world_size": self.world_size,
         }

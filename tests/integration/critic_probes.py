@@ -8,7 +8,7 @@ import numpy as np
 from probes import Bench, ProbePolicy, run_config, run_inputs
 
 from archer.config.keys import CriticConfig, TrainConfig
-from archer.runtime import cluster as launch
+from archer.runtime import cluster as ray_cluster
 from archer.types import Batch
 from archer.workers.critic import CriticWorker
 from archer.workers.group import WorkerGroup
@@ -25,8 +25,8 @@ def critic_config(**cluster: object) -> TrainConfig:
 def start_critics(num_ranks: int) -> WorkerGroup:
     """Critic ranks that can be of several models and ZeRO stages in turn: see ``Bench``."""
     config = critic_config(policy_workers=num_ranks)
-    placement = launch.Placement(config.cluster)
-    return launch.start_zero_group(
+    placement = ray_cluster.Placement(config.cluster)
+    return ray_cluster.start_zero_group(
         "critic_probes.CriticBench", "critic", config, run_inputs(""), placement
     )
 

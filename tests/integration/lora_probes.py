@@ -8,7 +8,7 @@ import numpy as np
 from probes import Bench, ProbePolicy, run_config, run_inputs
 
 from archer.config.keys import LoraConfig, TrainConfig
-from archer.runtime import cluster as launch
+from archer.runtime import cluster as ray_cluster
 from archer.workers import lora, zero
 from archer.workers.group import WorkerGroup
 
@@ -18,8 +18,8 @@ LORA = LoraConfig(rank=4, alpha=6.0)
 def start_bench(num_ranks: int) -> WorkerGroup:
     """Policy ranks with adapters, of several models and ZeRO stages in turn: see ``Bench``."""
     config = run_config(policy_workers=num_ranks)
-    placement = launch.Placement(config.cluster)
-    return launch.start_zero_group(
+    placement = ray_cluster.Placement(config.cluster)
+    return ray_cluster.start_zero_group(
         "lora_probes.LoraBench", "policy", config, run_inputs(""), placement
     )
 

@@ -17,7 +17,7 @@ from archer.algos.credit import last_loss_token
 from archer.config.keys import AlgoConfig, TrainConfig
 from archer.preflight import Inputs
 from archer.prompts import PromptSet
-from archer.runtime import cluster as launch
+from archer.runtime import cluster as ray_cluster
 from archer.types import Batch
 from archer.workers import zero
 from archer.workers.group import WorkerGroup
@@ -62,14 +62,15 @@ def run_inputs(model_path: str) -> Inputs:
         window=256,
         vocab_size=VOCAB_SIZE,
         num_parameters=0,
+        shape=None,
     )
 
 
 def start_bench(num_ranks: int) -> WorkerGroup:
     """Policy ranks that can be any of several models and ZeRO stages in turn: see ``Bench``."""
     config = run_config(policy_workers=num_ranks)
-    placement = launch.Placement(config.cluster)
-    return launch.start_zero_group("probes.Bench", "policy", config, run_inputs(""), placement)
+    placement = ray_cluster.Placement(config.cluster)
+    return ray_cluster.start_zero_group("probes.Bench", "policy", config, run_inputs(""), placement)
 
 
 class Bench:

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 
+from archer.config import CONF
 from archer.config.command_line import check_overrides, data_lists, overrides_first, run_or_explain
-from archer.config.keys import RewardConfig
+from archer.config.compose import compose_training
+from archer.config.keys import RewardConfig, load_config
 from archer.config.reference import PAGE, render
 from archer.errors import ConfigError
 
@@ -69,6 +72,7 @@ def test_what_hydra_and_the_config_accept_passes(conf: Path, argv: list[str]):
         (["trainer.num_steps"], "trainer.num_steps", "KEY=VALUE. Did you mean"),
         (["=3"], "=3", "KEY=VALUE"),
         (["data=aime24", "data=amc23"], "data", "data=aime24,amc23 for all of them"),
+        (["data=aime24", "data=[amc23,math]"], "data", "data=aime24,amc23,math for all of them"),
         (["data.prompt_template={problem} ="], "data.prompt_template", "Quote"),
         (["seed=rnge(1,3)", "-m"], "seed", "Unknown function 'rnge'"),
     ],
@@ -151,3 +155,17 @@ def test_several_presets_of_data_become_a_list_and_nothing_else_does():
     listed = ["data=[aime24,mine/lcb_v5]", *typed[1:]]
     assert data_lists(typed) == listed
     assert data_lists(["-m", *typed]) == ["-m", *typed]  # there a comma is a sweep
+
+
+@pytest.mark.parametrize(
+    ("typed", "composed"),
+    [
+        ("data=deepscaler,gsm8k", ["data=[deepscaler,gsm8k]"]),
+        ("model=Qwen/Qwen3-4B", ["model=qwen3-4b"]),
+        ("model=org/name", ["~model", "model.path=org/name", "model.name=name"]),
+    ],
+)
+def test_training_composes_beside_the_command_what_may_be_typed(typed: str, composed: list[str]):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        expected = load_config(compose("config", composed))
+    assert compose_training([typed]) == expected

@@ -2,17 +2,19 @@
 
 import copy
 import pickle
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from archer.algos import ADVANTAGES, BONUSES, OBJECTIVES
 from archer.config.keys import TrainConfig, load_config
-from archer.config.schema import known_keys
+from archer.config.schema import known_keys, override
 from archer.errors import ConfigError
 
 VALID: dict[str, Any] = {
@@ -398,3 +400,16 @@ def test_an_error_of_a_worker_reaches_the_driver_whole():
     error = ConfigError("reward.name", "mth", "one of math", "Choose it.")
     arrived = pickle.loads(pickle.dumps(error))
     assert str(arrived) == str(error) == "reward.name='mth': expected one of math. Choose it."
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(None, True, 3, 1e-6, "grpo", "/shared/runs", "null", "", "{problem}? say 'x' or \"y\""),
+        *(["a b", "c"], {"rank": 32, "targets": ["q_proj"]}, {}),
+    ],
+)
+def test_an_override_in_a_message_can_be_typed(value: Any):
+    [word] = shlex.split(override("key", value))
+    [parsed] = OverridesParser.create().parse_overrides([word])
+    assert parsed.value() == value

@@ -19,9 +19,10 @@ from archer.choose import ChooseConfig, load_choose_config
 from archer.config import CONF
 from archer.config.command_line import check_overrides, data_lists, model_paths
 from archer.config.compose import compose_training
-from archer.config.keys import EvaluateConfig, TrainConfig, load_config, load_evaluate_config
+from archer.config.keys import TrainConfig, load_config
 from archer.data.prepared import prepared_folder
 from archer.doctor import CHECKS
+from archer.evaluation.config import EvaluateConfig, load_evaluate_config
 from archer.launch import main as launch
 from archer.objective_checks.compare_objectives import load_objectives_config
 from archer.plan import PlanConfig, load_plan_config

@@ -284,6 +284,19 @@ def test_what_this_machine_lacks_is_told_and_what_the_run_lacks_is_refused(
         dry_run(config, capsys)
 
 
+def test_memory_is_refused_only_where_that_of_the_nodes_is_given(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("archer.planning.memory_plan._gpu_memory", lambda: 1e6)
+    data = ("data=jsonl", f"data.train={rows(folder, 'math')}")
+    said = dry_run(composed(folder, "cluster=1x8", "cluster.address=null", *data), capsys)
+    assert "not on this machine: cluster='colocated'" in said
+
+    nodes = ("cluster=1x8", "cluster.address=null", "cluster.gpu_memory_gb=0.001")
+    with pytest.raises(ConfigError, match="in each GPU"):
+        dry_run(composed(folder, *nodes, *data), capsys)
+
+
 def test_it_leaves_a_run_as_it_is(folder: Path, capsys: pytest.CaptureFixture[str]):
     config = composed(folder, "data=jsonl", f"data.train={rows(folder, 'math')}", "run.name=old")
     old = folder / "runs" / "default" / "old"

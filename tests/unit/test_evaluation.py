@@ -20,10 +20,11 @@ from omegaconf import DictConfig
 from preparing import Prepared, source, training
 
 from archer.collector import SampleStream
-from archer.config.keys import EvaluateConfig, Protocol, load_evaluate_config
+from archer.config.keys import Protocol
 from archer.console import Console
 from archer.errors import ConfigError, RunError
 from archer.evaluate import RESULTS_FILE, evaluate_model, sample_problems, with_eta
+from archer.evaluation.config import EvaluateConfig, load_evaluate_config
 from archer.evaluation.journal import JOURNAL_FILE, Journal
 from archer.evaluation.measures import (
     Verdict,

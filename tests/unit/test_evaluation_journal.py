@@ -13,8 +13,8 @@ from full_disk import full_disk
 from hydra import compose, initialize_config_dir
 
 import archer.evaluate  # noqa: F401 - stores the defaults that conf/evaluate.yaml begins with
-from archer.config.keys import EvaluateConfig, load_evaluate_config
 from archer.errors import ConfigError, RunError
+from archer.evaluation.config import EvaluateConfig, load_evaluate_config
 from archer.evaluation.journal import JOURNAL_FILE, Journal
 from archer.types import Prompt
 

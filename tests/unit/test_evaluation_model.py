@@ -10,7 +10,8 @@ from hydra import compose, initialize_config_dir
 
 import archer.evaluate  # noqa: F401 - stores the defaults that conf/evaluate.yaml begins with
 from archer.config.command_line import check_overrides, model_paths
-from archer.config.keys import EvaluateConfig, ModelConfig, load_evaluate_config
+from archer.config.keys import ModelConfig
+from archer.evaluation.config import EvaluateConfig, load_evaluate_config
 
 CONF = Path(__file__).parents[2] / "conf"
 

@@ -7,8 +7,8 @@ import pytest
 
 from archer.evaluation.statistics import (
     avg_at_k,
-    maj_at_n,
     majority_per_problem,
+    mean_over_problems,
     pass_per_problem,
     sampling_error,
 )
@@ -43,7 +43,8 @@ def test_the_majority_answers_for_the_problem(correct, answers, majority: float)
 def test_a_problem_without_a_verdict_is_left_out_of_the_majority():
     correct = np.array([[NAN, NAN], [1.0, 1.0]])
     assert np.isnan(majority_per_problem(correct, [["1", "1"], ["2", "2"]])[0])
-    assert maj_at_n(correct, [["1", "1"], ["2", "2"]]) == 1.0
+    found = majority_per_problem(correct, [["1", "1"], ["2", "2"]])
+    assert mean_over_problems(found) == 1.0
 
 
 def test_the_sampling_error_is_what_repeats_of_the_evaluation_differ_by():

@@ -9,9 +9,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 import archer.evaluate  # noqa: F401 - stores the defaults that conf/evaluate.yaml begins with
-from archer.config.keys import load_config, load_evaluate_config
+from archer.config.keys import load_config
 from archer.data.rows import read_rows
 from archer.errors import ConfigError
+from archer.evaluation.config import load_evaluate_config
 from archer.tasks import Problem
 from archer.tasks.list_programs import (
     LIST_PROGRAMS,

@@ -15,9 +15,9 @@ from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archer.config.keys import EvaluateConfig, load_evaluate_config
 from archer.errors import ConfigError
 from archer.evaluate import CONF
+from archer.evaluation.config import EvaluateConfig, load_evaluate_config
 from archer.evaluation.min_knn import REPORT_FILE, check_probe, min_knn_distance, run_probe
 from archer.evaluation.statistics import ranking_interval
 from archer.metrics import write_rollouts

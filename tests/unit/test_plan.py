@@ -26,7 +26,15 @@ from archer.planning.memory_model import (
     lora_parameters,
     num_parameters,
 )
-from archer.planning.memory_plan import ROOM, Limits, check_plan, find_change, make_plan
+from archer.planning.memory_plan import (
+    REFUSED,
+    ROOM,
+    Limits,
+    check_plan,
+    find_change,
+    limits_here,
+    make_plan,
+)
 from archer.planning.shape import check_shape, model_shape
 from archer.planning.time_model import GPUS, step_time
 from archer.preflight import check_inputs
@@ -320,6 +328,7 @@ def test_a_launch_within_the_error_of_the_account_is_not_refused():
     tight = tight.model_copy(
         update={"cluster": tight.cluster.model_copy(update={"gpu_memory_utilization": 0.6})}
     )
+    assert 1 < make_plan(tight, shape_of(tight), limits_here(tight.cluster)).load <= REFUSED
     check_plan(tight, shape_of(tight))
 
 

@@ -606,6 +606,13 @@ def test_the_first_difference_is_named_with_both_values(setup):
     assert first_difference(recorded, recorded) is None
 
 
+def test_a_section_that_the_run_has_not_is_named_as_a_whole(setup):
+    setup.record_run(model={"lora": None})
+    setup.set(model={"lora": {}})
+    with pytest.raises(CheckpointError, match=r"set model\.lora=null;"):
+        setup.check()
+
+
 def test_a_foreign_run_directory_is_left_as_it_was(setup):
     folder = setup.record_run(optimizer={"learning_rate": 1e-3})
     before = (folder / CONFIG_FILE).read_text()

@@ -14,11 +14,12 @@ from dataset_fixtures import verl, write_records
 from fake_model import write_model
 from omegaconf import OmegaConf
 
-from archer.config.keys import RewardConfig, SandboxConfig, load_evaluate_config
+from archer.config.keys import RewardConfig, SandboxConfig
 from archer.console import Console
 from archer.data.prepared import prepared_rows, stored_rows
 from archer.data.stored_truth import LONGEST_KEPT, StoredTruth, StoredTruthError
 from archer.errors import ConfigError
+from archer.evaluation.config import load_evaluate_config
 from archer.metrics import rollout_row
 from archer.preflight import check_eval_inputs
 from archer.prepare import load_prepare_config, prepare
